@@ -1,0 +1,390 @@
+"""The verbs: train, evaluate, and reading items for a trained model. The command line is a thin coat over this file.
+
+Order of a training: config → data → description (shape, classes) → networks → run folder → loop → final evaluation.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from morphogen.config import (
+    SAFE_TO_CHANGE,
+    Config,
+    apply_settings,
+    changed_keys,
+    dump_yaml,
+    near,
+    read_yaml,
+    validate,
+)
+from morphogen.data import Dataset, open_source, prepare, split
+from morphogen.data.images import parse_size
+from morphogen.errors import MorphogenError, UsageError
+from morphogen.evaluate import HeldoutScore, evaluate_items
+from morphogen.families import Family
+from morphogen.metrics.extractors import choose_extractor
+from morphogen.model import Description, Model, build_family, load, save_model, start_from
+from morphogen.precision import choose
+from morphogen.recipes import RECIPES
+from morphogen.run import RunFolder, model_folder, read_json, write_json, write_text
+from morphogen.train import Display, Silence, Trainer, steps_for_minutes
+
+
+@dataclass
+class Data:
+    """What a training draws on: the training and the held-out items, and the labels that condition the model."""
+
+    train: Dataset
+    heldout: Dataset
+    label: str | None
+    classes: list[str]
+    split: str
+
+    def evaluation_label(self) -> str | None:
+        """The attribute an in-domain classifier may learn, whether or not it conditions the model."""
+        known = [name for name in (self.label, "label") if name in self.train.labels]
+        return known[0] if known else None
+
+
+@dataclass
+class Run:
+    """A finished training."""
+
+    path: Path
+    config: Config
+    evaluation: dict[str, Any]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def model(self, networks: dict[str, nn.Module] | None = None) -> Model:
+        """The best model of this run."""
+        return load(self.path, networks)
+
+
+def resolve_config(recipe: str, settings: Sequence[str] = (), **given: Any) -> Config:
+    """The config of a recipe name or a YAML file with `settings` ('a.b=c') and the options of `train` put in.
+
+    Raises UsageError for an unknown recipe, key or value.
+    """
+    if recipe in RECIPES:
+        values = RECIPES[recipe]().model_dump(mode="json")
+    elif recipe.endswith((".yaml", ".yml")):
+        values = read_yaml(Path(recipe))
+    else:
+        raise UsageError(f"There is no recipe '{recipe}'; `morphogen recipes` lists them.{near(recipe, RECIPES)}")
+    values = copy.deepcopy(values)
+    data = values.setdefault("data", {})
+    if given.get("data"):
+        data["source"] = given["data"]
+    train = values.setdefault("train", {})
+    for name in ("steps", "minutes"):
+        if given.get(name) is not None:
+            train |= {"steps": None, "minutes": None, "epochs": None, name: given[name]}
+    lengths = {f"train.{name}" for name in ("steps", "minutes", "epochs")}
+    asked = {s.partition("=")[0].strip() for s in settings} & lengths
+    if asked:
+        train |= {"steps": None, "minutes": None, "epochs": None}
+    return validate(Config, apply_settings(values, list(settings)))
+
+
+def load_data(config: Config, progress: Callable[[int, int], None] | None = None) -> Data:
+    """Read, fit and split the items that the config names; unreadable ones are listed in `.train.skipped`."""
+    d = config.data
+    source = open_source(d.source, label_pattern=d.label_pattern)
+    dataset = prepare(
+        source, size=parse_size(d.size), fit=d.fit, channels=d.channels, max_bad=d.max_bad, progress=progress
+    )  # fmt: skip
+    if d.heldout:
+        train = dataset
+        heldout = _fitted(d.heldout, dataset.item_shape, d.fit, d.label_pattern, minimum=8)
+        how = f"named by data.heldout: {d.heldout}"
+    else:
+        train, heldout = split(dataset, d.heldout_fraction, config.train.seed)
+        how = f"seeded split of {d.source}, {100 * d.heldout_fraction:g} % held out, seed {config.train.seed}"
+    classes: list[str] = []
+    if d.label is not None:
+        if d.label not in train.labels:
+            has = ", ".join(train.labels) or "none (use sub-folders, an IDX labels file or data.label_pattern)"
+            raise UsageError(f"The data have no label '{d.label}'; they have {has}.{near(d.label, train.labels)}")
+        classes = sorted({str(v) for v in train.labels[d.label]})
+        if len(classes) < 2:
+            raise UsageError(f"The label '{d.label}' has a single value, {classes}; leave data.label out.")
+    train.skipped = dataset.skipped
+    return Data(train, heldout, d.label, classes, how)
+
+
+def _fitted(
+    spec: str, item_shape: tuple[int, ...], fit: str, pattern: str | None = None, minimum: int = 1, strict: bool = True
+) -> Dataset:
+    """The items of another source, brought to the shape of a model or of its training data."""
+    source = open_source(spec, label_pattern=pattern)
+    if len(item_shape) == 1:
+        return prepare(source, minimum=minimum, strict=strict)
+    return prepare(
+        source, size=(item_shape[1], item_shape[2]), channels=item_shape[0], fit=fit, minimum=minimum, strict=strict
+    )
+
+
+def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None = None) -> Description:
+    """What the model will be: the config's options and the data's shape and classes."""
+    space = list(data.train.item_shape)
+    modality = "points" if data.train.space == "points" else "image"
+    if modality != config.modality:
+        raise UsageError(f"{config.data.source} holds {modality}, but the recipe is for {config.modality} data.")
+    options: dict[str, float] = {}
+    if modality == "points":
+        options = {"mean": float(data.train.data.mean()), "scale": float(data.train.data.std()) or 1.0}
+    counts = []
+    if data.classes:
+        names, numbers = np.unique(np.asarray(data.train.labels[data.label], str), return_counts=True)
+        counts = [int(dict(zip(names, numbers, strict=True))[c]) for c in data.classes]
+    return Description(
+        family=config.family, modality=modality, space=space, options=config.model, modality_options=options,
+        label=data.label if data.classes else None, classes=data.classes, label_counts=counts,
+        sample=config.sample.model_dump(mode="json"), own_networks=sorted(networks or {}),
+    )  # fmt: skip
+
+
+def check_terms(config: Config, family: Family) -> None:
+    """Every player needs settings and a term with weight; UsageError names what is missing."""
+    for player in config.players:
+        if player not in family.players:
+            raise UsageError(f"The family has no player '{player}'; it has {', '.join(family.players)}.")
+    for player in family.players:
+        if player not in config.players:
+            raise UsageError(f"The config lacks players.{player}; give it a learning rate, players.{player}.lr.")
+
+
+def train(
+    recipe: str = "gan-image",
+    data: str | None = None,
+    *,
+    out: str | Path | None = None,
+    settings: Sequence[str] = (),
+    steps: int | None = None,
+    minutes: float | None = None,
+    init: str | Path | None = None,
+    networks: dict[str, nn.Module] | None = None,
+    display: Display | None = None,
+    command: str = "",
+) -> Run:
+    """Train a model into the run folder `out`, or go on with the training that is there.
+
+    recipe: a name of `morphogen recipes` or a YAML file.  data: SRC (a folder, an IDX folder, .npy, builtin:NAME, …).
+    settings: 'a.b=c' as with --set.  steps, minutes: how long.  init: a run whose weights to start from.
+    networks: own modules by role, as {'generator': module}; their calls are those of `morphogen.nets.roles`.
+    Raises UsageError for wrong options, MorphogenError for bad data or divergence, Stopped after Ctrl-C or SIGTERM.
+    """
+    display = display or Silence()
+    config = resolve_config(recipe, settings, data=data, steps=steps, minutes=minutes)
+    folder = RunFolder(out or Path("runs") / (config.recipe or Path(recipe).stem))
+    going_on = folder.exists()
+    if going_on:
+        config = continued(config, folder)
+    items = load_data(config)
+    if items.train.skipped:
+        display.note(f"{len(items.train.skipped)} unreadable items are left out; {folder.skipped} lists them")
+    description = describe(config, items, networks)
+    family = build_family(description, config.augment, networks, config.train.seed)
+    check_terms(config, family)
+    if init is not None and not going_on:
+        copied, total = start_from(family, init)
+        display.note(f"started from {init}: {copied} of {total} tensors fit")
+    precision = choose(config.train.precision)
+    extractor = extractor_for(config.evaluate.extractor, items, config.train.seed, display)
+    scorer = HeldoutScore(extractor, items.heldout.data, seed=config.train.seed)
+    folder.create()
+    folder.write_skipped(items.train.skipped)
+    facts = {"fingerprint": items.train.fingerprint(), "space": description.space, "classes": items.classes}
+    check_facts(folder, facts, going_on)
+
+    def save(best: Family, step: int, scores: dict[str, float]) -> None:
+        description.training = {
+            "name": folder.path.name, "recipe": config.recipe, "data": config.data.source, "split": items.split,
+            "items": len(items.train), "heldout": len(items.heldout), "seed": config.train.seed, "step": step,
+            "steps": config.train.steps, "scores": scores, "command": command, "precision": precision.why,
+            "data_config": config.data.model_dump(mode="json"),
+        }  # fmt: skip
+        save_model(best, description, folder.model)
+
+    def trainer(network_family: Family) -> Trainer:
+        return Trainer(
+            config, network_family, items.train, items.heldout, items.classes, folder, precision, scorer, save, display
+        )
+
+    if config.train.steps is None:
+        config.train.steps = decide_steps(config, len(items.train), lambda: trainer(copy.deepcopy(family)))
+        display.note(f"{config.train.steps} steps")
+    write_text(folder.config, dump_yaml(config))
+    write_json(folder.facts, facts)
+    loop = trainer(family)
+    if going_on and loop.resume():
+        display.note(f"going on from step {loop.step} of {config.train.steps}")
+    loop.fit()
+    evaluation = finish(folder, config, items, extractor, loop.seconds, networks, display)
+    return Run(folder.path, config, evaluation, items.train.skipped)
+
+
+def continued(config: Config, folder: RunFolder) -> Config:
+    """The config to go on with; UsageError names a changed setting that would make it another run."""
+    stored = validate(Config, read_yaml(folder.config))
+    old, new = stored.model_dump(mode="json"), config.model_dump(mode="json")
+    unsafe = [key for key in changed_keys(old, new) if key not in SAFE_TO_CHANGE]
+    if unsafe:
+        raise UsageError(
+            f"{folder.path} was begun with another {unsafe[0]}; use another --out, or the settings of {folder.config}."
+        )
+    same_length = (config.train.minutes, config.train.epochs) == (stored.train.minutes, stored.train.epochs)
+    if config.train.steps is None and same_length:
+        config.train.steps = stored.train.steps
+    return config
+
+
+def check_facts(folder: RunFolder, facts: dict[str, Any], going_on: bool) -> None:
+    """Refuse to go on with data that are not those the run began with."""
+    if going_on and folder.facts.exists() and read_json(folder.facts) != facts:
+        raise MorphogenError(f"The data have changed since {folder.path} began; restore them or use another --out.")
+
+
+def decide_steps(config: Config, items: int, trial: Callable[[], Trainer]) -> int:
+    """The number of steps: from minutes by a short trial, else from epochs, else 10,000."""
+    if config.train.minutes is not None:
+        return steps_for_minutes(trial(), config.train.minutes)
+    if config.train.epochs is not None:
+        return max(1, round(config.train.epochs * items / config.train.batch_size))
+    return 10_000
+
+
+def extractor_for(name: str, data: Data, seed: int, display: Display | None = None) -> Any:
+    """The feature extractor of the scores: named in every table."""
+    label = data.evaluation_label()
+    begin = time.perf_counter()
+    extractor = choose_extractor(
+        name, train_items=data.train.data, train_labels=None if label is None else data.train.labels[label],
+        heldout_items=data.heldout.data, heldout_labels=None if label is None else data.heldout.labels.get(label),
+        fingerprint=data.train.fingerprint(), seed=seed,
+    )  # fmt: skip
+    if display is not None:
+        display.note(f"scores use {extractor.identity} ({time.perf_counter() - begin:.0f} s to make ready)")
+    return extractor
+
+
+def finish(
+    folder: RunFolder, config: Config, data: Data, extractor: Any, seconds: float,
+    networks: dict[str, nn.Module] | None, display: Display,
+) -> dict[str, Any]:  # fmt: skip
+    """The evaluation of the best model, in full, into RUN/evaluation.json."""
+    if not (folder.model / "weights.safetensors").exists():
+        raise MorphogenError(f"No evaluation of {folder.path} gave a finite score; lower the learning rates.")
+    display.note("evaluating the best model")
+    result = evaluate_model(load(folder.path, networks), data, extractor, config.evaluate.final_samples)
+    result["training"] = {"minutes": round(seconds / 60, 2), "steps": config.train.steps, "recipe": config.recipe}
+    write_json(folder.evaluation, result)
+    return result
+
+
+def evaluate_model(model: Model, data: Data, extractor: Any, count: int, seed: int = 1) -> dict[str, Any]:
+    """Scores of `count` samples of a model against held-out data, with the row of real data beside."""
+    samples = raw_layout(model.sample(count, seed), model.modality.space)
+    result = evaluate_items(samples, data.train.data, data.heldout.data, extractor, seed=seed)
+    result["split"] = data.split
+    add_modes(result, samples, data.train.spec)
+    return result
+
+
+def add_modes(result: dict[str, Any], samples: np.ndarray, spec: str) -> None:
+    """For the toy mixtures, whose truth is known: modes found, high-quality share, spread, reverse KL."""
+    from morphogen.data import builtin
+    from morphogen.metrics.toy import mixture_modes
+
+    known = {"builtin:grid": ("GRID_CENTERS", "GRID_SIGMA"), "builtin:ring": ("RING_CENTERS", "RING_SIGMA")}
+    name = spec.partition("#")[0]
+    if name in known:
+        centers, sigma = (getattr(builtin, what) for what in known[name])
+        result["modes"] = mixture_modes(samples, centers, sigma)
+
+
+def raw_layout(array: np.ndarray, space: tuple[int, ...]) -> np.ndarray:
+    """Arrays as in .npy files → raw items (N, C, H, W) or (N, D)."""
+    if len(space) == 1:
+        return array
+    return array[:, None] if array.ndim == 3 else np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+
+
+def evaluate(
+    run: str | Path | None = None, *, data: str | None = None, samples: str | None = None, heldout: str | None = None,
+    extractor: str = "auto", count: int = 10_000, seed: int = 0, display: Display | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Score a run, or anybody's samples (a folder or .npy), against held-out data.
+
+    data: what the samples' model was trained on (a run knows its own).  heldout: by default a seeded split of it.
+    Returns the scores; `morphogen.evaluate.table` prints them. UsageError unless one of run, samples is given.
+    """
+    if (run is None) == (samples is None):
+        raise UsageError("Give evaluate a run, or --samples with --data.")
+    if run is not None:
+        return _evaluate_run(run, data, heldout, extractor, count, seed, display)
+    if data is None:
+        raise UsageError("Give --data: what the model of these samples was trained on.")
+    items = load_data(_data_config(Config(), data, heldout, seed))
+    assert samples is not None
+    theirs = _fitted(samples, items.train.item_shape, "crop")
+    chosen = extractor_for(extractor, items, seed, display)
+    result = evaluate_items(theirs.data[:count], items.train.data, items.heldout.data, chosen, seed=seed)
+    result["split"] = items.split
+    add_modes(result, theirs.data[:count], data)
+    if theirs.skipped:
+        result.setdefault("notes", []).append(f"{len(theirs.skipped)} samples could not be read and are left out")
+    return result
+
+
+def _data_config(config: Config, data: str | None, heldout: str | None, seed: int) -> Config:
+    config = config.model_copy(deep=True)
+    config.data.source, config.data.heldout = data or config.data.source, heldout or config.data.heldout
+    config.train.seed = seed
+    return config
+
+
+def _evaluate_run(
+    run: str | Path, data: str | None, heldout: str | None, extractor: str, count: int, seed: int,
+    display: Display | None,
+) -> dict[str, Any]:  # fmt: skip
+    model = load(run)
+    training = model.description.training
+    config = Config(data=training["data_config"])
+    if data is not None and data != config.data.source:
+        config.data.heldout = None
+    config = _data_config(config, data, heldout, training.get("seed", seed))
+    space = model.modality.space
+    if len(space) == 3:
+        config.data.size, config.data.channels = f"{space[1]}x{space[2]}", space[0]  # type: ignore[assignment]
+    items = load_data(config)
+    chosen = extractor_for(extractor, items, config.train.seed, display)
+    result = evaluate_model(model, items, chosen, count)
+    folder = RunFolder(model_folder(run).parent)
+    if folder.evaluation.exists():
+        result["training"] = read_json(folder.evaluation).get("training", {})
+    return result
+
+
+def read_for(model: Model, spec: str) -> Dataset:
+    """The items of SRC as the model takes them; unreadable ones are in `.skipped`."""
+    config = model.description.training.get("data_config", {})
+    return _fitted(spec, model.modality.space, config.get("fit", "crop"), config.get("label_pattern"), strict=False)
+
+
+def labels_for(model: Model, dataset: Dataset, label: str | None) -> str | list[str] | None:
+    """The labels to condition on for each item: the one given, or those the source carries."""
+    if label is not None or not model.classes:
+        return label
+    name = model.description.label
+    if name not in dataset.labels:
+        raise UsageError(f"The model is conditional on '{name}', which {dataset.spec} lacks; give --label.")
+    return [str(v) for v in dataset.labels[name]]

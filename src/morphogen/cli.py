@@ -1,0 +1,309 @@
+"""The command line: one verb, one call of the API.
+
+torch is imported inside the verbs, so that --help answers at once. An error is one sentence on stderr: exit code 2 for
+wrong use, 1 for a failure, 128 + n after signal n; a traceback only with --debug.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from morphogen import __version__
+from morphogen.errors import MorphogenError, UsageError
+
+app = typer.Typer(
+    help="Train deep generative models on your own data, measure honestly what came out, and use it.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+data_app = typer.Typer(help="Look at data before training on them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="a run folder, its model/ folder, or zoo/NAME")]
+SourceArgument = Annotated[str, typer.Argument(metavar="SRC", help="builtin:NAME, a folder, IDX, .npy/.npz; #SELECT")]
+OutOption = Annotated[Path, typer.Option("--out", help="a folder, or FILE.npy")]
+LabelOption = Annotated[str | None, typer.Option("--label", help="condition on this label, or 'all' for a cycle")]
+SeedOption = Annotated[int, typer.Option("--seed", help="what comes out is a function of it")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"morphogen {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Options before the verb; --debug is read in `main`, and may stand anywhere."""
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE.yaml", help="`morphogen recipes` lists them")],
+    data: Annotated[str | None, typer.Option("--data", help="SRC to train on")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="the run folder; runs/RECIPE by default")] = None,
+    init: Annotated[str | None, typer.Option("--init", help="start from this run's weights")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="a.b=c, any key of the config")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="how many steps")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="how long; fixes the steps by a trial")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the config and the data, and stop")] = False,
+) -> None:
+    """Train a model; the same command again goes on where it stopped."""
+    from morphogen import api
+    from morphogen.evaluate import table
+    from morphogen.progress import TensorBoardDisplay, TerminalDisplay
+
+    settings = setting or []
+    config = api.resolve_config(recipe, settings, data=data, steps=steps, minutes=minutes)
+    if dry_run:
+        _dry_run(config)
+        return
+    with TerminalDisplay(config.train.batch_size) as terminal:
+        out = out or Path("runs") / (config.recipe or Path(recipe).stem)
+        display: Any = terminal
+        if config.train.tensorboard:
+            try:
+                display = TensorBoardDisplay(terminal, str(out / "tensorboard"))
+            except ImportError:
+                raise UsageError("train.tensorboard needs the extra: pip install 'morphogen[track]'.") from None
+        run = api.train(
+            recipe, data, out=out, settings=settings, steps=steps, minutes=minutes, init=init, display=display,
+            command=shlex.join(["morphogen", *[a for a in sys.argv[1:] if a != "--debug"]]),
+        )  # fmt: skip
+    _print(table(run.evaluation))
+    typer.echo(f"The model is in {run.path / 'model'}; sample it: morphogen sample {run.path} -n 64 --out samples")
+
+
+def _dry_run(config: Any) -> None:
+    from morphogen import api
+    from morphogen.config import dump_yaml
+    from morphogen.precision import choose
+
+    data = api.load_data(config)
+    description = api.describe(config, data)
+    family = api.build_family(description, config.augment)
+    api.check_terms(config, family)
+    typer.echo(dump_yaml(config))
+    sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in family.named_children()}
+    precision = choose(config.train.precision)
+    typer.echo(
+        f"# {len(data.train)} items to train on, {len(data.heldout)} held out, {len(data.train.skipped)} unreadable; "
+        f"shape {tuple(description.space)}; classes {data.classes or 'none'}\n"
+        f"# parameters: {', '.join(f'{k} {v:,}' for k, v in sizes.items())}; {precision.dtype} on {precision.why}"
+    )
+
+
+@app.command()
+def sample(
+    run: RunArgument,
+    out: OutOption,
+    n: Annotated[int, typer.Option("-n", "--count", help="how many")] = 64,
+    seed: SeedOption = 0,
+    label: LabelOption = None,
+    domain: Annotated[str | None, typer.Option("--domain", help="for models of several domains")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="factor on the noise")] = None,
+    truncation: Annotated[float | None, typer.Option("--truncation", help="draw noise beyond this anew")] = None,
+) -> None:
+    """Make new items."""
+    from morphogen.model import load
+    from morphogen.output import write_items
+
+    if n < 1:
+        raise UsageError("-n takes a number of at least 1.")
+    model = load(run)
+    if domain not in (None, "a"):
+        raise UsageError(f"This model has one domain, 'a', and not '{domain}'.")
+    write_items(model, model.sample(n, seed, label, temperature, truncation), out)
+
+
+@app.command()
+def reconstruct(
+    run: RunArgument, source: SourceArgument, out: OutOption, label: LabelOption = None, seed: SeedOption = 0
+) -> None:
+    """What the model makes of its codes of the items: how near it can come to them."""
+    from morphogen.api import labels_for, read_for
+    from morphogen.model import load
+    from morphogen.output import require_all, write_items
+
+    model = load(run)
+    items = read_for(model, source)
+    require_all(items, out)
+    array = model.modality.array(items.data)
+    write_items(model, model.reconstruct(array, labels_for(model, items, label), seed), out, items.names)
+
+
+@app.command()
+def encode(
+    run: RunArgument, source: SourceArgument,
+    out: Annotated[Path, typer.Option("--out", help="FILE.npy or FILE.npz")],
+    label: LabelOption = None, seed: SeedOption = 0,
+) -> None:  # fmt: skip
+    """Latent codes of items, one row each; a GAN finds them by search."""
+    from morphogen.api import labels_for, read_for
+    from morphogen.model import load
+    from morphogen.output import require_all, write_arrays
+
+    if out.suffix not in (".npy", ".npz"):
+        raise UsageError("encode writes numbers: --out FILE.npy or FILE.npz.")
+    model = load(run)
+    items = read_for(model, source)
+    require_all(items, out)
+    codes = model.encode(model.modality.array(items.data), labels_for(model, items, label), seed)
+    write_arrays(out, {"codes": codes, "names": items.names})
+
+
+@app.command()
+def interpolate(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option("--out", help="a folder, or FILE.gif")],
+    start: Annotated[str | None, typer.Option("--from", help="an item's file")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="an item's file")] = None,
+    frames: Annotated[int, typer.Option("--frames", help="how many items on the way")] = 60,
+    label: LabelOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Walk through the latent space: between two items, or round through random ones."""
+    from morphogen.model import load
+    from morphogen.output import ends_of, write_items
+
+    if (start is None) != (end is None):
+        raise UsageError("Give both --from and --to, or neither.")
+    model = load(run)
+    label = label or (model.classes[0] if model.classes else None)
+    ends = None if start is None or end is None else ends_of(model, start, end, label, seed)
+    write_items(model, model.interpolate(frames, seed, ends, label), out)
+
+
+@app.command()
+def score(
+    run: RunArgument, source: SourceArgument,
+    out: Annotated[Path, typer.Option("--out", help="FILE.csv")],
+    sort: Annotated[bool, typer.Option("--sort", help="anomalies first")] = False,
+    label: LabelOption = None,
+) -> None:  # fmt: skip
+    """Judge items one by one: the discriminator's probability that each is real."""
+    from morphogen.api import labels_for, read_for
+    from morphogen.model import load
+    from morphogen.output import report_skipped, write_csv
+
+    model = load(run)
+    items = read_for(model, source)
+    report_skipped(items)
+    values = model.score(model.modality.array(items.data), labels_for(model, items, label))
+    rows = list(zip(items.names, (float(v) for v in values), strict=True))
+    write_csv(out, ("name", "score"), sorted(rows, key=lambda row: row[1]) if sort else rows)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="a run folder, its model/, or zoo/NAME")] = None,
+    samples: Annotated[str | None, typer.Option("--samples", help="anybody's samples: a folder or .npy")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="what the model was trained on")] = None,
+    heldout: Annotated[str | None, typer.Option("--heldout", help="SRC held out; else a split of data")] = None,
+    extractor: Annotated[str, typer.Option(help="auto, random, classifier, inception:FILE, dinov2:FILE")] = "auto",
+    n: Annotated[int, typer.Option("-n", "--count", help="samples scored")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Score a model, or anybody's samples, against held-out data; the row of real data is the floor."""
+    from morphogen import api
+    from morphogen.evaluate import table
+    from morphogen.progress import TerminalDisplay
+
+    display = None if as_json else TerminalDisplay(1)
+    result = api.evaluate(
+        run, data=data, samples=samples, heldout=heldout, extractor=extractor, count=n, display=display
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        _print(table(result))
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="show this one whole")] = None) -> None:
+    """List the recipes, or show one's whole config."""
+    from morphogen.config import dump_yaml, near
+    from morphogen.recipes import RECIPES
+
+    if name is None:
+        for key, recipe in RECIPES.items():
+            typer.echo(f"{key:<16} {(recipe.__doc__ or '').strip().splitlines()[0]}")
+        return
+    if name not in RECIPES:
+        raise UsageError(f"There is no recipe '{name}'; there are {', '.join(RECIPES)}.{near(name, RECIPES)}")
+    doc = "\n".join(f"# {line.strip()}".rstrip() for line in (RECIPES[name].__doc__ or "").strip().splitlines())
+    typer.echo(doc + "\n" + dump_yaml(RECIPES[name]()))
+
+
+@data_app.command("check")
+def data_check(
+    source: SourceArgument,
+    label_pattern: Annotated[str | None, typer.Option("--label-pattern", help="as data.label_pattern")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Counts, sizes, labels, duplicates, and every bad file with its reason."""
+    from morphogen.data import check_source, open_source
+    from morphogen.output import print_check
+
+    result = check_source(open_source(source, label_pattern=label_pattern))
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        print_check(result)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine is, and what Morphogen makes of it."""
+    import os
+    import platform
+
+    import torch
+
+    from morphogen.data.dataset import available_memory
+    from morphogen.precision import choose
+
+    chosen = choose()
+    typer.echo(f"morphogen {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
+    typer.echo(f"device     {chosen.device}: {chosen.why}; {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    memory_format = "channels_last" if chosen.device.type in ("cpu", "cuda") else "contiguous"
+    typer.echo(f"precision  {chosen.dtype} products, float32 weights; {memory_format}; fused Adam")
+    typer.echo(f"memory     {available_memory() / 2**30:.1f} GiB available")
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line; every known error becomes one sentence and its exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        app(args=[a for a in sys.argv[1:] if a != "--debug"])
+    except MorphogenError as error:
+        if debug:
+            raise
+        print(f"morphogen: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        if debug:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        print(f"morphogen: {error.strerror or error}{where}.", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

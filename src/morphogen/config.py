@@ -1,0 +1,230 @@
+"""A run's whole configuration: typed, validated, written to RUN/config.yaml.
+
+An unknown key is an error that suggests the near one. Nothing here imports torch, so the command line stays quick.
+Every section forbids extra keys; `apply_settings` understands `--set a.b=c`, where c is read as YAML.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from morphogen.errors import UsageError
+
+
+class Section(BaseModel):
+    """A part of the configuration; keys it does not know are refused."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class DataConfig(Section):
+    """Where the items come from and how they are fitted to one shape."""
+
+    source: str = Field("builtin:digits", description="builtin:NAME, folder, IDX folder, .npy or .npz, then #SELECT")
+    size: str | None = Field(None, description="'64' or HEIGHTxWIDTH; by default what fits the median, at most 128")
+    fit: Literal["crop", "pad", "stretch"] = Field("crop", description="how an image of another shape is fitted")
+    channels: Literal[1, 3, 4] | None = Field(None, description="1 grey, 3 colour, 4 with alpha; by default 1 or 3")
+    label: str | None = Field(None, description="the attribute that conditions the model")
+    label_pattern: str | None = Field(None, description="attributes out of file names: '{digit}_{speaker}_{take}'")
+    heldout: str | None = Field(None, description="SRC of a held-out set; by default a seeded split of source")
+    heldout_fraction: float = Field(0.1, gt=0, lt=1, description="share held out when no set is named")
+    max_bad: float = Field(0.1, ge=0, le=1, description="training stops when a larger share of the items is unreadable")
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _size_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value  # YAML reads `64` as a number
+
+
+class TermConfig(Section):
+    """One named loss: how much it counts, and when."""
+
+    weight: float = Field(1.0, description="factor of the term in its player's loss; 0 switches it off")
+    every: int = Field(1, ge=1, description="computed at every n-th step only, then with n times the weight")
+    warmup: int = Field(0, ge=0, description="the weight rises linearly from 0 during this many steps")
+    until: int | None = Field(None, ge=0, description="no weight from this step on")
+    final: float | None = Field(None, description="the weight goes to this by a cosine until the last step")
+
+
+class PlayerConfig(Section):
+    """How one player learns."""
+
+    lr: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.0, 0.99)
+    weight_decay: float = Field(0.0, ge=0)
+    repeats: int = Field(1, ge=1, description="turns it takes in a step")
+    every: int = Field(1, ge=1, description="it plays at every n-th step only")
+    clip: float | None = Field(None, gt=0, description="largest norm of its gradient")
+
+
+class AugmentConfig(Section):
+    """What the discriminator sees of real and generated items alike (DiffAugment, ADA)."""
+
+    mode: Literal["off", "fixed", "adaptive"] = "adaptive"
+    policy: list[Literal["translation", "cutout", "color", "flip"]] = ["translation", "cutout", "color"]
+    probability: float = Field(0.0, ge=0, le=1, description="of each kind for each item; the first value if adaptive")
+    target: float = Field(0.5, description="adaptive: the gap of D between training and held-out items to allow")
+    every: int = Field(16, ge=1, description="adaptive: the gap is measured every n-th step")
+    images: int = Field(100_000, ge=1, description="adaptive: images in which the probability can go from 0 to 1")
+    most: float = Field(0.8, ge=0, le=1, description="adaptive: the largest probability")
+
+
+class TrainConfig(Section):
+    """The loop: how long, how large, how often."""
+
+    seed: int = 0
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0, description="used when no steps are given")
+    minutes: float | None = Field(None, gt=0, description="used when no steps are given: speed is measured")
+    batch_size: int = Field(64, ge=2)
+    schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="of the learning rates")
+    warmup: int = Field(0, ge=0, description="steps in which the learning rates rise from 0")
+    decay_from: float = Field(0.0, ge=0, lt=1, description="share of the steps after which the decay begins")
+    ema: float = Field(0.02, ge=0, lt=1, description="half-life of the weights' average, a share of the steps so far")
+    ema_most: float = Field(2000, gt=0, description="longest half-life of that average, in steps")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps; by default a twentieth of the run")
+    evaluate_every: int | None = Field(None, ge=1, description="steps; by default a twentieth of the run")
+    keep: int = Field(2, ge=1, description="checkpoints kept")
+    log_every: int = Field(20, ge=1, description="steps between lines of metrics.jsonl")
+    explode: float = Field(100.0, gt=1, description="an update is skipped when its norm is this many times the usual")
+    patience: int = Field(20, ge=1, description="skipped updates in a row before going back to a checkpoint")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    tensorboard: bool = Field(False, description="curves for TensorBoard (the `track` extra) in RUN/tensorboard")
+
+
+class EvaluateConfig(Section):
+    """The held-out score that picks the best model, and the final evaluation."""
+
+    extractor: str = Field("auto", description="auto, random, classifier, inception:FILE or dinov2:FILE")
+    samples: int = Field(2000, ge=16, description="samples scored during training")
+    final_samples: int = Field(10_000, ge=16, description="samples scored at the end")
+
+
+class SampleConfig(Section):
+    """Stored with the model: what `sample` does without options."""
+
+    temperature: float = Field(1.0, gt=0, description="factor on the noise")
+    truncation: float | None = Field(None, gt=0, description="noise beyond this is drawn anew")
+
+
+class Config(Section):
+    """Everything a run needs besides the data themselves."""
+
+    recipe: str = ""
+    family: str = "gan"
+    modality: str = "image"
+    data: DataConfig = DataConfig()
+    model: dict[str, Any] = Field(default_factory=dict, description="the family's own options")
+    terms: dict[str, TermConfig] = {}
+    players: dict[str, PlayerConfig] = {}
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    sample: SampleConfig = SampleConfig()
+
+
+def near(word: str, words: Any) -> str:
+    """' Did you mean X?' for the closest of `words`, or ''."""
+    close = difflib.get_close_matches(word, [str(w) for w in words], n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def validate(cls: type[BaseModel], values: dict[str, Any], prefix: str = "") -> Any:
+    """An instance of `cls` out of plain values; the first problem becomes a UsageError that names the key."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(p) for p in first["loc"]]
+        key = prefix + ".".join(path)
+        if first["type"] == "extra_forbidden":
+            known = _known_keys(cls, path[:-1])
+            raise UsageError(f"The config has no key '{key}'.{near(path[-1], known)}") from None
+        got = first.get("input")
+        raise UsageError(f"The config key '{key}' does not accept {got!r}: {first['msg'].lower()}.") from None
+
+
+def _known_keys(cls: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = cls.model_fields.get(part)
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        nested = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if nested:
+            cls = nested[0]
+    return list(cls.model_fields)
+
+
+def apply_settings(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """`values` with every 'a.b=c' of `settings` put in; UsageError where one is not of that form."""
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set takes KEY=VALUE, as in --set train.batch_size=64, not '{setting}'.")
+        *parents, last = key.strip().split(".")
+        node = values
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise UsageError(f"The config key '{key}' goes below '{parent}', which is a plain value.")
+        try:
+            node[last] = number_or(yaml.safe_load(text))
+        except yaml.YAMLError:
+            node[last] = text
+    return values
+
+
+def number_or(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value) if "e" in value.lower() and value.lower() not in ("e", "inf") else value
+        except ValueError:
+            return value
+    return value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; UsageError when it cannot be read or is none."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"The config file {path} cannot be read: {str(error).splitlines()[0]}.") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"The config file {path} holds no mapping of keys to values.")
+    return _numbers(values)
+
+
+def _numbers(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {k: _numbers(v) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_numbers(v) for v in node]
+    return number_or(node)
+
+
+def dump_yaml(config: Config) -> str:
+    """The config as YAML, every key spelled out, in the order of this file."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+SAFE_TO_CHANGE = {
+    "train.steps", "train.epochs", "train.minutes", "train.checkpoint_every", "train.evaluate_every", "train.keep",
+    "train.log_every", "train.tensorboard", "evaluate.final_samples", "sample.temperature", "sample.truncation",
+}  # fmt: skip
+
+
+def changed_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the leaves in which two dumped configs differ."""
+    keys: list[str] = []
+    for key in dict.fromkeys([*old, *new]):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            keys += changed_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            keys.append(prefix + key)
+    return keys

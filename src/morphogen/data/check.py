@@ -1,0 +1,104 @@
+"""What `morphogen data check` finds: what is in a source, what is wrong with it, and whether it would train.
+
+N items · H,W,C pixels · D coordinates of a point
+"""
+
+from collections import Counter, defaultdict
+from typing import Any
+
+import numpy as np
+
+from morphogen.data.dataset import map_ordered, refusal
+from morphogen.data.images import BadItem
+from morphogen.data.sources import Source, row_keys
+
+_CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
+_TOP_SIZES, _TOP_LABELS, _EXAMPLES = 10, 50, 20
+
+
+def check_source(source: Source) -> dict[str, Any]:
+    """Decode every item and return a dict that json can write.
+
+    source, kind: what was opened. total, good, bad: numbers of items.
+    sizes: {"height" and "width": {"min", "median", "max"}, "common": [[H, W, count], …]}; {"dimensions": D} for points.
+    channels: {"grey" | "RGB" | "RGBA" | "points": count}.
+    labels: attribute → {"distinct", "counts": {value: count} of the 50 most frequent}, over the good items.
+    duplicates: {"groups", "items": copies beyond the first in each, "examples": [[name, …], …]}, of equal pixels.
+    constant: number of items that are a single value throughout. bad_files: [[absolute path, reason], …].
+    would_train: whether `prepare` with its defaults accepts the source; why: the sentence that says so.
+    """
+    seen: dict[bytes, list[str]] = defaultdict(list)
+    shapes: Counter[tuple[int, ...]] = Counter()
+    bad: dict[int, str] = {}
+    constant = 0
+    for i, result in enumerate(map_ordered(lambda i: _look(source, i), len(source))):
+        if isinstance(result, str):
+            bad[i] = result
+            continue
+        key, shape, is_constant = result
+        seen[key].append(source.names[i])
+        shapes[shape] += 1
+        constant += is_constant
+    reason = refusal(source, bad)
+    good = len(source) - len(bad)
+    return {
+        "source": source.spec,
+        "kind": source.kind,
+        "total": len(source),
+        "good": good,
+        "bad": len(bad),
+        "sizes": _sizes(shapes),
+        "channels": _channels(shapes),
+        "labels": {name: _label_table(column, bad) for name, column in source.labels.items()},
+        "duplicates": _duplicates(list(seen.values())),
+        "constant": constant,
+        "bad_files": [[source.paths[i] or source.names[i], why] for i, why in bad.items()],
+        "would_train": reason is None,
+        "why": reason or f"{good} of {len(source)} items are readable, which is enough to train on",
+    }
+
+
+def _look(source: Source, i: int) -> tuple[bytes, tuple[int, ...], bool] | str:
+    """(hash of content and shape, shape, whether all values are equal) of item i, or the reason why it is bad."""
+    try:
+        item = source.load(i)
+    except BadItem as error:
+        return error.reason
+    key = row_keys([item])[0] + repr(item.shape).encode()
+    return key, item.shape, bool((item == item.flat[0]).all())
+
+
+def _sizes(shapes: "Counter[tuple[int, ...]]") -> dict[str, Any]:
+    if not shapes:
+        return {}
+    if len(next(iter(shapes))) == 1:
+        return {"dimensions": next(iter(shapes))[0]}
+    table: dict[str, Any] = {}
+    for axis, name in enumerate(("height", "width")):
+        sides = np.repeat([shape[axis] for shape in shapes], list(shapes.values()))
+        table[name] = {"min": int(sides.min()), "median": float(np.median(sides)), "max": int(sides.max())}
+    pairs: Counter[tuple[int, ...]] = Counter()
+    for shape, count in shapes.items():
+        pairs[shape[:2]] += count
+    return table | {"common": [[*pair, count] for pair, count in pairs.most_common(_TOP_SIZES)]}
+
+
+def _channels(shapes: "Counter[tuple[int, ...]]") -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for shape, count in shapes.items():
+        counts[_CHANNELS[shape[2]] if len(shape) == 3 else "points"] += count
+    return dict(counts)
+
+
+def _label_table(column: list[str], bad: dict[int, str]) -> dict[str, Any]:
+    counts = Counter(value for i, value in enumerate(column) if i not in bad)
+    return {"distinct": len(counts), "counts": dict(counts.most_common(_TOP_LABELS))}
+
+
+def _duplicates(groups: list[list[str]]) -> dict[str, Any]:
+    groups = [group for group in groups if len(group) > 1]
+    return {
+        "groups": len(groups),
+        "items": sum(len(group) - 1 for group in groups),
+        "examples": [group[:_EXAMPLES] for group in groups[:_EXAMPLES]],
+    }

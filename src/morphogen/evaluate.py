@@ -1,0 +1,149 @@
+"""Measuring what a model makes: its samples, and real data in their place, against the same held-out set.
+
+Shapes:  items are uint8 (N, C, H, W) for images or float (N, D) for points · d features · K classes
+The second row is the floor: what a perfect model would score with as many items. A number means nothing without it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from morphogen.errors import MorphogenError
+from morphogen.metrics.distances import METRICS, draw, frechet_between, gaussian, kernel_distance
+from morphogen.metrics.extractors import ClassifierFeatures, Extractor
+
+SAMPLES, FLOOR = "samples", "real held-out data"
+FEW_ITEMS = 2000  # below, the bias of FID is no longer small
+CONFIDENT = 0.9  # probability above which the classifier counts as sure
+
+
+def evaluate_items(
+    samples: np.ndarray,
+    train: np.ndarray,
+    heldout: np.ndarray,
+    extractor: Extractor,
+    *,
+    seed: int = 0,
+    sample_count: int | None = None,
+    split: str = "as given",
+) -> dict[str, Any]:
+    """All `METRICS` of the samples against the held-out set, and of as many training items: the floor.
+
+    Both rows use the same number of items: all samples, but no more than there are training items or `sample_count`;
+    larger sets are reduced to a seeded draw. `split` says in words how held-out and training data were parted. The
+    result is plain JSON. `MorphogenError` when the sets' items differ in shape or a set is too small (6 items).
+    """
+    _check_shapes({"samples": samples, "training": train, "held-out": heldout})
+    count = min(len(samples), len(train), sample_count or len(samples))
+    rng = np.random.default_rng(seed)
+    reference = extractor.features(heldout)
+    rows = {
+        SAMPLES: _row(draw(samples, count, rng), reference, extractor, seed),
+        FLOOR: _row(draw(train, count, rng), reference, extractor, seed),
+    }
+    return {
+        "extractor": extractor.identity,
+        "resize": extractor.resize,
+        "split": split,
+        "counts": {"samples": count, "train": len(train), "heldout": len(heldout)},
+        "rows": rows,
+        "notes": _notes(count, len(samples), len(train), reference.shape, extractor),
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    """A result as a rich table: a column per number (with its error), whatever the rows hold; the caption says how."""
+    counts = result["counts"]
+    caption = (
+        f"{counts['samples']} items in each row against {counts['heldout']} held-out items · "
+        f"features: {result['extractor']} · resize: {result['resize']} · split: {result['split']}"
+    )
+    rows = result["rows"]
+    columns = dict.fromkeys(key for row in rows.values() for key, value in row.items() if not isinstance(value, dict))
+    columns = [key for key in columns if not key.endswith("_error")]
+    shown = Table(caption="\n".join([caption, *result["notes"]]), caption_justify="left")
+    shown.add_column("")
+    for column in columns:
+        shown.add_column(column.replace("_", " "), justify="right")
+    for name, row in rows.items():
+        shown.add_row(name, *(_cell(row, column) for column in columns))
+    return shown
+
+
+class HeldoutScore:
+    """FID and KID of samples against a held-out set whose features are computed once: for use while training."""
+
+    def __init__(self, extractor: Extractor, heldout: np.ndarray, seed: int = 0):
+        self.extractor, self.seed = extractor, seed
+        self.reference = extractor.features(heldout)
+        self.gaussian = gaussian(self.reference)
+
+    def __call__(self, samples: np.ndarray) -> dict[str, float]:
+        """{"fid", "kid"} of samples (N, …), N ≥ 4. KID uses ten subsets: enough to follow a training, and cheap."""
+        features = self.extractor.features(samples)
+        kid, _ = kernel_distance(features, self.reference, subsets=10, seed=self.seed)
+        return {"fid": frechet_between(gaussian(features), self.gaussian), "kid": kid}
+
+
+def _row(items: np.ndarray, reference: np.ndarray, extractor: Extractor, seed: int) -> dict[str, Any]:
+    features = extractor.features(items)
+    row: dict[str, Any] = {}
+    for metric in METRICS.values():
+        row |= metric(features, reference, seed)
+    if isinstance(extractor, ClassifierFeatures):
+        row |= class_balance(extractor.probabilities(items), extractor.classes)
+    return row
+
+
+def class_balance(probabilities: np.ndarray, classes: list[str]) -> dict[str, Any]:
+    """What a classifier sees in items, from probabilities (N, K).
+
+    class_entropy  entropy in nats of the shares of the predicted classes; at most log K, 0 when all are one class
+    confident      share of items whose predicted class has a probability of at least 0.9
+    class_shares   {class: share}
+    """
+    shares = np.bincount(probabilities.argmax(axis=1), minlength=len(classes)) / len(probabilities)
+    present = shares[shares > 0]
+    return {
+        "class_entropy": float(np.abs((present * np.log(present)).sum())),
+        "confident": float((probabilities.max(axis=1) >= CONFIDENT).mean()),
+        "class_shares": {name: float(share) for name, share in zip(classes, shares, strict=True)},
+    }
+
+
+def _notes(count: int, given: int, train: int, reference: tuple[int, ...], extractor: Extractor) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    heldout, width = reference
+    notes = []
+    if count < given:
+        reason = "as there are training items for the floor" if count == train else "as asked"
+        notes.append(f"Only {count} of the {given} samples were used, drawn by seed: as many {reason}.")
+    if min(count, heldout) < FEW_ITEMS:
+        notes.append(
+            f"FID is biased upwards with fewer than {FEW_ITEMS} items (here {count} against {heldout}): "
+            "compare it with the floor's row only; KID has no such bias."
+        )
+    if heldout < 5 * width:
+        notes.append(f"{heldout} held-out items are few for {width} features: their covariance, and so FID, is noisy.")
+    if extractor.name == "random":
+        notes.append("Random features see texture and layout, not meaning: a good value is necessary, not sufficient.")
+    if isinstance(extractor, ClassifierFeatures) and extractor.accuracy < 0.8:
+        notes.append("The classifier is often wrong on held-out data: do not lean on its classes and features.")
+    return notes
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    if column not in row:
+        return "–"
+    error = row.get(f"{column}_error")
+    return f"{row[column]:.4g}" + ("" if error is None else f" ± {error:.2g}")
+
+
+def _check_shapes(sets: dict[str, np.ndarray]) -> None:
+    shapes = {name: items.shape[1:] for name, items in sets.items()}
+    if len(set(shapes.values())) > 1:
+        described = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise MorphogenError(f"The items differ in shape ({described}); bring all to one size and channel count first.")

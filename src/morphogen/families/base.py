@@ -1,0 +1,119 @@
+"""What a family is to the loop, and what a turn is to a family.
+
+Shapes: B batch · Z latent_dim · space (C, *S).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from morphogen.config import AugmentConfig, Section
+
+CHUNK = 100  # items drawn at once: fixed, so that item i is a function of (seed, i) alone
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed out of any names and numbers: every random draw is a function of (seed, step, purpose)."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little") >> 1
+
+
+@dataclass
+class Turn:
+    """One player's move.
+
+    weights: the terms that count at this step, by name; a term that is not in it need not be computed.
+    cache: lives one step and is shared by the step's turns.
+    """
+
+    player: str
+    step: int
+    seed: int
+    weights: dict[str, float]
+    repeat: int = 0
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    def generator(self, purpose: str, device: torch.device) -> torch.Generator:
+        """The source of randomness for one purpose of this turn."""
+        seed = seed_of(self.seed, self.step, self.player, self.repeat, purpose)
+        return torch.Generator(device).manual_seed(seed)
+
+    def normal(self, purpose: str, *shape: int, device: torch.device) -> Tensor:
+        """Standard normal numbers of this turn."""
+        return torch.randn(*shape, generator=self.generator(purpose, device), device=device)
+
+    def uniform(self, purpose: str, *shape: int, device: torch.device) -> Tensor:
+        """Numbers of this turn between 0 and 1."""
+        return torch.rand(*shape, generator=self.generator(purpose, device), device=device)
+
+
+class Family(nn.Module, ABC):
+    """Networks, their players and terms. The loop owns weights, optimizers and schedules; nothing of them is here.
+
+    players: player → names of the sub-modules that learn in its turn; turns are taken in this order.
+    averaged: sub-modules whose moving average makes the samples.
+    numbers: plain state beside the tensors (the strength of augmentation), saved in every checkpoint.
+    """
+
+    Options: ClassVar[type[Section]]
+    players: ClassVar[dict[str, tuple[str, ...]]]
+    averaged: ClassVar[tuple[str, ...]]
+    latent_dim: int
+
+    def __init__(self, modality: Any, classes: int, augment: AugmentConfig):
+        super().__init__()
+        self.modality, self.classes, self.augment = modality, classes, augment
+        self.numbers: dict[str, float] = {}
+
+    @abstractmethod
+    def prepare(self, x: Tensor) -> None:
+        """See some training items x (N, *space) once, before the first step."""
+
+    @abstractmethod
+    def losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The terms of this turn, each (B,) or (); batch: 'a' (B, *space), 'label' (B,) where labels condition,
+        'heldout' (B, *space) and 'heldout_label' at steps where `wants_heldout` says so."""
+
+    def wants_heldout(self, step: int) -> bool:
+        """Whether `losses` needs held-out items at this step."""
+        return False
+
+    def after_step(self, step: int, turn_cache: dict[str, Any], batch_size: int) -> None:
+        """Adapt whatever follows the step's outcome; by default nothing."""
+
+    @abstractmethod
+    def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """Noise (B, Z) and labels (B,) → items (B, *space)."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def noise(self, count: int, seed: int, temperature: float = 1.0, truncation: float | None = None) -> Tensor:
+        """Latent noise (count, Z): rows are a function of (seed, row), whatever the count."""
+        chunks = []
+        for chunk in range(-(-count // CHUNK)):
+            generator = torch.Generator().manual_seed(seed_of(seed, "noise", chunk))
+            z = torch.randn(CHUNK, self.latent_dim, generator=generator)
+            while truncation is not None and (outside := z.abs() > truncation).any():
+                z = torch.where(outside, torch.randn(z.shape, generator=generator), z)
+            chunks.append(z)
+        return temperature * torch.cat(chunks)[:count]
+
+    @torch.no_grad()
+    def decode_noise(self, z: Tensor, labels: Tensor | None) -> Iterator[Tensor]:
+        """Items of the noise z (N, Z) in chunks (≤ CHUNK, *space); each chunk is computed at full size."""
+        for start in range(0, len(z), CHUNK):
+            part = z[start : start + CHUNK]
+            fill = CHUNK - len(part)
+            y = None
+            if labels is not None:
+                y = nn.functional.pad(labels[start : start + CHUNK], (0, fill)).to(self.device)
+            x = self.generate(nn.functional.pad(part, (0, 0, 0, fill)).to(self.device), y)
+            yield x[: len(part)]

@@ -1,0 +1,184 @@
+"""GAN: a generator makes items out of noise, a discriminator tells them from real ones; they learn in turn.
+
+Shapes: B batch · Z latent_dim · space (C, *S) · K classes (0: unconditional).
+The generator moves first and leaves its items, detached, in the step's cache, where the discriminator finds them:
+so each step runs the generator once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from morphogen.config import AugmentConfig, Section
+from morphogen.families.augment import augment
+from morphogen.families.base import Family, Turn
+from morphogen.nets import DISCRIMINATORS, GENERATORS, build_network
+from morphogen.objectives.adversarial import LOSSES, squared_difference, squared_slope, unit_slope
+
+
+class GANOptions(Section):
+    """The `model` section of a GAN's config."""
+
+    latent_dim: int = Field(64, ge=1)
+    loss: Literal["relativistic", "nonsaturating", "hinge", "leastsquares", "wasserstein"] = "relativistic"
+    penalty: Literal["exact", "difference"] = Field("exact", description="form of R1 and R2: gradient or difference")
+    sigma: float = Field(0.05, gt=0, description="step of the difference form")
+    generator: dict[str, Any] = Field(default_factory=dict, description="kind and its options")
+    discriminator: dict[str, Any] = Field(default_factory=dict, description="kind and its options")
+
+
+class GAN(Family):
+    """Terms: 'generator' for the generator's player; 'discriminator', 'r1', 'r2', 'gradient_penalty' for the other's.
+
+    R1 and R2 are counted in units of the data's own spread (their total variance), which is what makes one weight fit
+    8x8 digits and 128x128 photographs: D's slope is measured per data-set diameter, not per grey level.
+    """
+
+    Options = GANOptions
+    players = {"generator": ("generator",), "discriminator": ("discriminator",)}  # noqa: RUF012
+    averaged = ("generator",)
+
+    def __init__(
+        self,
+        modality: Any,
+        options: GANOptions,
+        classes: int = 0,
+        augment: AugmentConfig | None = None,
+        networks: dict[str, nn.Module] | None = None,
+    ):
+        super().__init__(modality, classes, augment or AugmentConfig())
+        self.options, self.latent_dim = options, options.latent_dim
+        own = networks or {}
+        space = modality.space
+        self.generator = own.get("generator") or build_network(
+            GENERATORS, options.generator, space=space, latent_dim=options.latent_dim, classes=classes
+        )
+        self.discriminator = own.get("discriminator") or build_network(
+            DISCRIMINATORS, options.discriminator, space=space, classes=classes
+        )
+        self.register_buffer("spread", torch.ones(()))
+        self.spread: Tensor
+        self.numbers = {"augment": self.augment.probability if self.augment.mode != "off" else 0.0}
+
+    def prepare(self, x: Tensor) -> None:
+        self.spread.copy_(x.flatten(1).var(0).sum().clamp_min(1e-8))
+
+    def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
+        return self.modality.squash(self.generator(z, y))
+
+    def losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if turn.player == "generator":
+            return self._generator_losses(turn, batch["a"], batch.get("label"))
+        return self._discriminator_losses(turn, batch)
+
+    def _generator_losses(self, turn: Turn, real: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+        fake = self._fake(turn, len(real), y)
+        turn.cache["fake"] = fake.detach()
+        real_logit = torch.zeros((), device=real.device)
+        if self.options.loss == "relativistic":  # the only loss whose generator looks at real items
+            with torch.no_grad():
+                real_logit = self._judge(turn, "real", real, y)
+        loss, _ = LOSSES[self.options.loss]
+        return {"generator": loss(real_logit, self._judge(turn, "fake", fake, y))}
+
+    def _discriminator_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        real, y = batch["a"], batch.get("label")
+        fake = turn.cache.pop("fake", None)
+        if fake is None:  # a further turn in the same step
+            with torch.no_grad():
+                fake = self._fake(turn, len(real), y)
+        both, labels = torch.cat([real, fake]), None if y is None else torch.cat([y, y])
+        real_logit, fake_logit = self._judge(turn, "both", both, labels).chunk(2)
+        _, loss = LOSSES[self.options.loss]
+        terms = {"discriminator": loss(real_logit, fake_logit)}
+        for name, items in (("r1", real), ("r2", fake)):
+            if name in turn.weights:
+                terms[name] = self._penalty(turn, name, items, y)
+        if "gradient_penalty" in turn.weights:
+            mix = turn.uniform("mix", len(real), device=real.device)
+            terms["gradient_penalty"] = unit_slope(lambda x: self.discriminator(x, y), real, fake, mix)
+        if "heldout" in batch:
+            self._measure_gap(turn, batch, real_logit, fake_logit)
+        return terms
+
+    def _fake(self, turn: Turn, count: int, y: Tensor | None) -> Tensor:
+        return self.generate(turn.normal("z", count, self.latent_dim, device=self.device), y)
+
+    def _judge(self, turn: Turn, purpose: str, x: Tensor, y: Tensor | None) -> Tensor:
+        """The discriminator's logits (B,) of augmented items."""
+        generator = turn.generator("augment " + purpose, x.device)
+        return self.discriminator(augment(x, self.augment.policy, self.numbers["augment"], generator), y)
+
+    def _penalty(self, turn: Turn, name: str, x: Tensor, y: Tensor | None) -> Tensor:
+        """R1 or R2 (B,) on augmented items, in units of the data's spread."""
+        x = augment(x, self.augment.policy, self.numbers["augment"], turn.generator("augment " + name, x.device))
+        if self.options.penalty == "exact":
+            return self.spread * squared_slope(lambda x: self.discriminator(x, y), x)
+        noise = turn.normal("difference " + name, *x.shape, device=x.device)
+        twice = None if y is None else torch.cat([y, y])
+        return self.spread * squared_difference(lambda x: self.discriminator(x, twice), x, noise, self.options.sigma)
+
+    def wants_heldout(self, step: int) -> bool:
+        return self.augment.mode == "adaptive" and len(self.modality.space) == 3 and step % self.augment.every == 0
+
+    @torch.no_grad()
+    def _measure_gap(self, turn: Turn, batch: dict[str, Tensor], real_logit: Tensor, fake_logit: Tensor) -> None:
+        """How much of D's lead on training items is lost on held-out ones (Karras et al. 2020, eq. 1, r_v)."""
+        heldout = self._judge(turn, "heldout", batch["heldout"], batch.get("heldout_label"))
+        seen, unseen, fake = real_logit.mean(), heldout.mean(), fake_logit.mean()
+        turn.cache["gap"] = (seen - unseen) / (seen - fake).clamp_min(1e-3)
+
+    def after_step(self, step: int, turn_cache: dict[str, Any], batch_size: int) -> None:
+        """Adaptive augmentation: more of it while D knows the training items by heart, less while it does not."""
+        if "gap" not in turn_cache:
+            return
+        rate = 1 - self.augment.every * batch_size / (self.augment.images / 4)
+        memory = max(0.5, rate)  # one batch says little: the gap is followed over a quarter of `images`
+        gap = min(2.0, max(-2.0, float(turn_cache["gap"])))
+        self.numbers["gap"] = memory * self.numbers.get("gap", 0.0) + (1 - memory) * gap
+        move = self.augment.every * batch_size / self.augment.images
+        move = move if self.numbers["gap"] > self.augment.target else -move
+        self.numbers["augment"] = min(self.augment.most, max(0.0, self.numbers["augment"] + move))
+
+    @torch.no_grad()
+    def score(self, x: Tensor, y: Tensor | None = None, base: float = 0.0) -> Tensor:
+        """The probability (B,) that the discriminator gives items x (B, *space) of being real.
+
+        base: the logit that counts as even odds (a relativistic discriminator's logits have no origin of their own).
+        """
+        return torch.sigmoid(self.discriminator(x, y) - base)
+
+    def invert(self, x: Tensor, y: Tensor | None, seed: int, steps: int = 300, starts: int = 200) -> Tensor:
+        """The noise z (B, Z) whose item is nearest to x (B, *space), by Adam from the best of `starts` random draws."""
+        with torch.no_grad():
+            z = self._nearest_start(x, y, seed, starts)
+        z.requires_grad_(True)
+        optimizer = torch.optim.Adam([z], lr=0.1, betas=(0.9, 0.99))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            error = (self.generate(z, y) - x).square().flatten(1).sum(1) / self.spread
+            stay = 1e-3 * z.square().mean(1)  # noise far out makes items the generator was never asked for
+            optimizer.zero_grad()
+            (error + stay).sum().backward()
+            optimizer.step()
+            schedule.step()
+        return z.detach()
+
+    def _nearest_start(self, x: Tensor, y: Tensor | None, seed: int, starts: int) -> Tensor:
+        candidates = self.noise(starts, seed).to(x.device)
+        best, found = torch.full((len(x),), torch.inf, device=x.device), torch.zeros(len(x), self.latent_dim)
+        found = found.to(x.device)
+        labels = [None] if y is None else [int(k) for k in y.unique()]
+        for label in labels:
+            rows = torch.arange(len(x), device=x.device) if label is None else (y == label).nonzero().squeeze(1)
+            fixed = None if label is None else torch.full((starts,), label, device=x.device)
+            items = self.generate(candidates, fixed)
+            error, index = torch.cdist(x[rows].flatten(1), items.flatten(1)).min(1)
+            better = error < best[rows]
+            best[rows] = torch.where(better, error, best[rows])
+            found[rows] = torch.where(better[:, None], candidates[index], found[rows])
+        return found

@@ -1,0 +1,191 @@
+"""Features of a small classifier trained on the user's own labels: in-domain, so they know what the classes are.
+
+Shapes:  N items · C, H, W image (uint8) · K classes · d = 64 features
+The classifier sees only the training split; its accuracy on the held-out split goes into its identity. It is cached
+as one safetensors file whose header holds the description as JSON, so that the pair can never be half written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from morphogen.errors import UsageError
+from morphogen.metrics.images import batched, check_images, digest, shrink, to_unit
+
+VERSION = 1  # raise when network or training change: it is part of the cache key
+SIDE = 32  # pixels: larger images are reduced to this
+BATCH = 128
+STEPS = (200, 1500)  # the fewest and the most; between them, EPOCHS passes over the data
+EPOCHS = 30
+LEARNING_RATE = 4e-3
+
+
+class ClassifierNet(nn.Module):
+    """Five 3x3 convolutions with batch norm, a 2x2 pooling, a 64-d layer and the logits."""
+
+    def __init__(self, channels: int, classes: int):
+        super().__init__()
+        plan = ((channels, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 2), (64, 128, 1))  # in, out, stride
+        self.trunk = nn.Sequential(*(_block(*step) for step in plan), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        # no affine: each feature has variance 1 on the training data, which gives distances their scale
+        self.embed = nn.Sequential(nn.Linear(512, 64, bias=False), nn.BatchNorm1d(64, affine=False))
+        self.head = nn.Linear(64, classes)
+
+    def embedding(self, x: Tensor) -> Tensor:
+        """(B, 64) before the nonlinearity, from x (B, C, H, W) in [−1, 1]."""
+        return self.embed(self.trunk(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.embedding(x)))
+
+
+def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class ClassifierFeatures:
+    """The 64 features and the class probabilities of a trained `ClassifierNet`."""
+
+    name = "classifier"
+    resize = f"images above {SIDE} pixels reduced to {SIDE} by area averaging, aspect kept"
+
+    def __init__(self, net: ClassifierNet, classes: list[str], accuracy: float, device: str = "cpu"):
+        self.net = net.to(device).eval()
+        self.classes, self.accuracy, self.device = classes, accuracy, device
+        self.identity = f"classifier {digest(net.state_dict())} ({100 * accuracy:.1f} % right on held-out data)"
+
+    def features(self, items: np.ndarray) -> np.ndarray:
+        """float32 (N, 64) from uint8 (N, C, H, W)."""
+        return batched(lambda x: self.net.embedding(self._input(x)), items, self.device)
+
+    def probabilities(self, items: np.ndarray) -> np.ndarray:
+        """float32 (N, K), rows sum to 1, columns in the order of `classes`."""
+        return batched(lambda x: self.net(self._input(x)).softmax(dim=1), items, self.device)
+
+    def _input(self, x: Tensor) -> Tensor:
+        return to_unit(shrink(x, SIDE)).contiguous(memory_format=torch.channels_last)
+
+
+def train_classifier(
+    train_items: np.ndarray,
+    labels: np.ndarray,
+    heldout_items: np.ndarray,
+    heldout_labels: np.ndarray,
+    *,
+    fingerprint: str,
+    seed: int = 0,
+    autocast: bool = False,
+    device: str = "cpu",
+) -> ClassifierFeatures:
+    """A classifier of train_items (N, C, H, W) by labels (N,), from the cache or trained: a minute or so for MNIST.
+
+    `fingerprint` names the data; the labels, shapes, seed and precision join it in the cache's key. `autocast` computes
+    in bf16 while training (worth it where the processor has it); features are float32 always. `UsageError` when there
+    are fewer than two classes, or not one label per item.
+    """
+    if len(labels) != len(train_items) or len(heldout_labels) != len(heldout_items):
+        raise UsageError("The classifier needs exactly one label per item; check the labels of both splits.")
+    names, targets = np.unique(labels, return_inverse=True)
+    if len(names) < 2:
+        raise UsageError("The classifier needs at least two classes; use the extractor 'random' for unlabelled data.")
+    # by content, not by hash(): equal labels give equal keys in every process
+    splits = ((train_items, labels), (heldout_items, heldout_labels))
+    sets = [(list(items.shape), _label_hash(of)) for items, of in splits]
+    key = hashlib.sha256(json.dumps([VERSION, fingerprint, sets, seed, autocast]).encode()).hexdigest()[:24]
+    path = cache_folder() / f"classifier-{key}.safetensors"
+    found = _load(path, device)
+    if found is not None:
+        return found
+    net = _fit(check_images(train_items), targets, len(names), seed, autocast, device)
+    classes = [str(name) for name in names]
+    trained = ClassifierFeatures(net, classes, 0.0, device)
+    right = trained.probabilities(heldout_items).argmax(axis=1)
+    accuracy = float(np.mean(names[right] == np.asarray(heldout_labels)))
+    _save(path, net, {"classes": classes, "accuracy": accuracy, "channels": int(train_items.shape[1])})
+    return ClassifierFeatures(net, classes, accuracy, device)
+
+
+def _fit(items: np.ndarray, targets: np.ndarray, classes: int, seed: int, autocast: bool, device: str) -> ClassifierNet:
+    """AdamW and one cycle of the learning rate; every draw is a function of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = ClassifierNet(items.shape[1], classes).to(device, memory_format=torch.channels_last).train()
+    chunks = (torch.from_numpy(np.array(items[i : i + 4096])) for i in range(0, len(items), 4096))
+    small = torch.cat([shrink(chunk, SIDE) for chunk in chunks])
+    wanted = torch.from_numpy(targets.astype(np.int64))
+    steps = int(np.clip(EPOCHS * len(items) / BATCH, *STEPS))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.2)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        rows = torch.randint(len(small), (BATCH,), generator=generator)
+        x = to_unit(translated(small[rows], generator).to(device)).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=autocast):
+            logits = net(x)
+        loss = F.cross_entropy(logits.float(), wanted[rows].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return net.eval()
+
+
+def translated(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image of x (B, C, H, W) moved by up to 2 pixels (1 for small ones), edges repeated; never mirrored."""
+    batch, channels, height, width = x.shape
+    reach = min(2, min(height, width) // 8)
+    padded = F.pad(x.float(), (reach,) * 4, mode="replicate")
+    down, right = torch.randint(0, 2 * reach + 1, (2, batch, 1), generator=generator)  # (B, 1) each
+    rows, columns = down + torch.arange(height), right + torch.arange(width)  # (B, H), (B, W)
+    b, c = torch.arange(batch)[:, None, None, None], torch.arange(channels)[None, :, None, None]
+    return padded[b, c, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def cache_folder() -> Path:
+    """`$MORPHOGEN_CACHE/extractors`, by default `~/.cache/morphogen/extractors`."""
+    return Path(os.environ.get("MORPHOGEN_CACHE") or Path.home() / ".cache" / "morphogen") / "extractors"
+
+
+def _label_hash(labels: np.ndarray) -> str:
+    return hashlib.sha256(json.dumps([str(label) for label in labels]).encode()).hexdigest()
+
+
+def _save(path: Path, net: ClassifierNet, about: dict) -> None:
+    """Write the cache in one move; where the folder cannot be written the classifier is only trained again later."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    header = {"about": json.dumps(about | {"digest": digest(weights)}, sort_keys=True)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            save_file(weights, Path(folder) / path.name, metadata=header)
+            os.replace(Path(folder) / path.name, path)
+    except OSError:
+        return
+
+
+def _load(path: Path, device: str) -> ClassifierFeatures | None:
+    """The cached classifier, or None when there is none or it is damaged in any way."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["about"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        if digest(weights) != about["digest"]:
+            return None
+        net = ClassifierNet(about["channels"], len(about["classes"]))
+        net.load_state_dict(weights)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+        return None
+    net = net.to(memory_format=torch.channels_last)
+    return ClassifierFeatures(net, about["classes"], about["accuracy"], device)

@@ -1,0 +1,148 @@
+"""Feature extractors: raw items in, rows of features out. Distances are only as meaningful as these features.
+
+Shapes:  N items · C, H, W image · D coordinates of a point · d features
+Items are uint8 (N, C, H, W) for images and float (N, D) for points.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from morphogen.errors import UsageError
+from morphogen.metrics.classifier import ClassifierFeatures, train_classifier
+from morphogen.metrics.images import batched, digest, shrink, to_unit
+from morphogen.metrics.pretrained import Dinov2Features, InceptionFeatures
+
+
+class Extractor(Protocol):
+    """What every extractor answers. `identity` (name and hash of the weights) goes into the tables: numbers compare
+    only where it is equal. `resize` says in words what happens to the items first. Extractors that also classify
+    (`Classifier`) add `classes` and `probabilities`."""
+
+    name: str
+    identity: str
+    resize: str
+
+    def features(self, items: np.ndarray) -> np.ndarray:
+        """float32 (N, d)."""
+        ...
+
+
+class PointFeatures:
+    """Points are their own features."""
+
+    name = "points"
+    identity = "points"
+    resize = "none"
+
+    def features(self, items: np.ndarray) -> np.ndarray:
+        return np.asarray(items, dtype=np.float32).reshape(len(items), -1)
+
+
+class RandomFeatures:
+    """256 features of a fixed, untrained stack of convolutions: sees texture and layout, knows no meaning.
+
+    Works for any number of channels and any size from 4x4. Three depths of 3x3 He-initialised convolutions with |·|,
+    halving the size between them: mean and deviation over the image at the first two, a 2x2 layout at the third.
+    """
+
+    name = "random"
+    resize = "images above 64 pixels reduced to 64 by area averaging, aspect kept"
+    WIDTHS = (24, 40, 32)
+
+    def __init__(self, seed: int = 0, device: str = "cpu"):
+        self.seed, self.device = seed, device
+        weights = {str(depth): weight for depth, weight in enumerate(self._weights(3))}
+        self.identity = f"random convolutions, seed {seed}, {digest(weights)}"
+
+    def features(self, items: np.ndarray) -> np.ndarray:
+        """float32 (N, 256) from uint8 (N, C, H, W)."""
+        return batched(self._forward, items, self.device)
+
+    def _weights(self, channels: int) -> list[Tensor]:
+        weights = []
+        for depth, width in enumerate(self.WIDTHS):
+            generator = torch.Generator().manual_seed(self.seed * len(self.WIDTHS) + depth)
+            weight = torch.randn(width, channels, 3, 3, generator=generator)
+            weights.append((weight * (2 / (9 * channels)) ** 0.5).to(self.device))
+            channels = width
+        return weights
+
+    def _forward(self, x: Tensor) -> Tensor:
+        first, second, third = self._weights(x.shape[1])
+        x = to_unit(shrink(x, 64))
+        x = _convolve(x, first)
+        pooled = [x.mean((2, 3)), x.std((2, 3), correction=0)]
+        x = _convolve(F.avg_pool2d(x, 2), second)
+        pooled += [x.mean((2, 3)), x.std((2, 3), correction=0)]
+        x = _convolve(F.avg_pool2d(x, 2), third)
+        return torch.cat([*pooled, F.adaptive_avg_pool2d(x, 2).flatten(1)], dim=1)
+
+
+def _convolve(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight).abs()
+
+
+def choose_extractor(
+    name: str,
+    *,
+    train_items: np.ndarray,
+    train_labels: np.ndarray | None,
+    heldout_items: np.ndarray,
+    heldout_labels: np.ndarray | None,
+    fingerprint: str,
+    seed: int = 0,
+    autocast: bool = False,
+    device: str = "cpu",
+) -> Extractor:
+    """The extractor that `name` asks for: auto, points, random, classifier, inception:PATH or dinov2:PATH.
+
+    "auto" takes points as they are, a classifier where 2 to 1000 labels have 20 training items each on average, and
+    random features otherwise. `fingerprint` names the training data in the classifier's cache. `UsageError` for an
+    unknown name or a classifier without labels; `MorphogenError` for a weights file that does not fit.
+    """
+    kind, _, path = name.partition(":")
+    if kind == "auto":
+        kind = _automatic(train_items, train_labels)
+    if kind in ("inception", "dinov2"):
+        if not path:
+            raise UsageError(f"'{kind}' needs its weights: write {kind}:PATH with the path of a safetensors file.")
+        return (InceptionFeatures if kind == "inception" else Dinov2Features)(path, device=device)
+    if kind == "classifier":
+        if train_labels is None or heldout_labels is None:
+            raise UsageError("The classifier needs labels: put the items into one sub-folder per class, or use random.")
+        return train_classifier(
+            train_items, train_labels, heldout_items, heldout_labels,
+            fingerprint=fingerprint, seed=seed, autocast=autocast, device=device,
+        )  # fmt: skip
+    if kind == "random":
+        return RandomFeatures(seed, device)
+    if kind == "points":
+        return PointFeatures()
+    raise UsageError(
+        f"Unknown extractor '{name}'; use auto, points, random, classifier, inception:PATH or dinov2:PATH."
+    )
+
+
+def _automatic(items: np.ndarray, labels: np.ndarray | None) -> str:
+    if items.ndim == 2 and np.issubdtype(items.dtype, np.floating):
+        return "points"
+    classes = 0 if labels is None else len(np.unique(labels))
+    return "classifier" if 2 <= classes <= 1000 and len(items) >= 20 * classes else "random"
+
+
+__all__ = [
+    "ClassifierFeatures",
+    "Dinov2Features",
+    "Extractor",
+    "InceptionFeatures",
+    "PointFeatures",
+    "RandomFeatures",
+    "choose_extractor",
+    "train_classifier",
+]

@@ -1,0 +1,288 @@
+"""A trained model and its folder: sample, reconstruct, encode, interpolate, score.
+
+    model/config.json          what it is: family, options, shape, classes, how it was trained
+    model/weights.safetensors  tensors only: no time, path or config
+    model/README.md            the model card
+
+Shapes: N items · raw images uint8 (N, C, H, W) · arrays as in .npy files: (N, H, W) grey, (N, H, W, C) otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from morphogen import __version__
+from morphogen.config import AugmentConfig, SampleConfig, near, validate
+from morphogen.errors import MorphogenError, UsageError
+from morphogen.families import FAMILIES, Family
+from morphogen.families.base import seed_of
+from morphogen.modalities import MODALITIES
+from morphogen.nets import initialise
+from morphogen.precision import choose
+from morphogen.run import load_tensors, model_folder, new_folder, read_json, save_tensors
+from morphogen.train import frequent_labels, sample_raw
+
+
+@dataclass
+class Description:
+    """What model/config.json holds: enough to build the networks and to say where they come from.
+
+    classes: names of the labels, in the order of their numbers.  label_counts: how often each occurred in training.
+    own_networks: roles that were played by the user's own modules, to be handed to `load` again.
+    """
+
+    family: str
+    modality: str
+    space: list[int]
+    options: dict[str, Any]
+    modality_options: dict[str, float] = field(default_factory=dict)
+    label: str | None = None
+    classes: list[str] = field(default_factory=list)
+    label_counts: list[int] = field(default_factory=list)
+    sample: dict[str, Any] = field(default_factory=dict)
+    own_networks: list[str] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+    version: str = __version__
+
+
+def build_family(
+    description: Description, augment: AugmentConfig | None = None, networks: dict[str, nn.Module] | None = None,
+    seed: int = 0,
+) -> Family:  # fmt: skip
+    """The family of a description, freshly initialised by seed; the user's own networks keep their weights."""
+    if description.family not in FAMILIES:
+        hint = near(description.family, FAMILIES)
+        raise UsageError(f"There is no family '{description.family}'; there are {', '.join(FAMILIES)}.{hint}")
+    cls = FAMILIES[description.family]
+    options = validate(cls.Options, description.options, "model.")
+    modality = MODALITIES[description.modality](tuple(description.space), **description.modality_options)
+    roles = {name for names in cls.players.values() for name in names}
+    for name in networks or {}:
+        if name not in roles:
+            raise UsageError(f"A {description.family} has no network '{name}'; it has {', '.join(sorted(roles))}.")
+    family = cls(modality, options, len(description.classes), augment, networks)
+    for name, module in family.named_children():
+        if name not in (networks or {}):
+            initialise(module, seed, name)
+    return family
+
+
+class Model:
+    """A trained model. Calls take and give arrays as they lie in .npy files, whatever the device."""
+
+    def __init__(self, family: Family, description: Description):
+        self.family, self.description = family.eval().requires_grad_(False), description
+        self.modality = family.modality
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the labels the model is conditioned on; empty when there are none."""
+        return self.description.classes
+
+    def labels(self, label: str | list[str] | None, count: int, seed: int = 0) -> Tensor | None:
+        """Class numbers (count,): one label for all, 'all' for a cycle, a list, or None for training frequencies."""
+        if not self.classes:
+            if label is not None:
+                raise UsageError("This model knows no labels; train one with --set data.label=label.")
+            return None
+        if label is None:
+            return frequent_labels(self.description.label_counts, count, seed)
+        if label == "all":
+            return torch.arange(count) % len(self.classes)
+        names = [label] * count if isinstance(label, str) else [str(name) for name in label]
+        for name in names:
+            if name not in self.classes:
+                listed = ", ".join(self.classes[:20])
+                raise UsageError(f"The model has no label '{name}'; it has {listed}.{near(name, self.classes)}")
+        return torch.tensor([self.classes.index(name) for name in names])
+
+    def sample(
+        self, count: int = 64, seed: int = 0, label: str | list[str] | None = None, temperature: float | None = None,
+        truncation: float | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """`count` new items, a function of seed alone; item i is the same for every count.
+
+        label: see `labels`.  temperature: factor on the noise.  truncation: noise beyond it is drawn anew. Where one is
+        not given, what is stored with the model holds.
+        """
+        stored = SampleConfig(**self.description.sample)
+        labels = self.labels(label, count, seed)
+        raw = sample_raw(
+            self.family, self.modality, count, seed, labels,
+            temperature or stored.temperature, truncation or stored.truncation,
+        )  # fmt: skip
+        return self.modality.array(raw)
+
+    def encode(self, items: np.ndarray, label: str | list[str] | None = None, seed: int = 0) -> np.ndarray:
+        """Latent codes float32 (N, latent_dim) of items (N, …). A GAN has no encoder: its codes are found by search."""
+        x = self.tensor(items)
+        y = self._given_labels(label, len(x))
+        with torch.enable_grad():
+            parts = [
+                self.family.invert(x[i : i + 100], None if y is None else y[i : i + 100], seed)
+                for i in range(0, len(x), 100)
+            ]
+        return torch.cat(parts).cpu().numpy()
+
+    def decode(self, codes: np.ndarray, label: str | list[str] | None = None) -> np.ndarray:
+        """Items of latent codes (N, latent_dim)."""
+        y = self._given_labels(label, len(codes))
+        parts = self.family.decode_noise(torch.from_numpy(np.asarray(codes, np.float32)), y)
+        return self.modality.array(np.concatenate([self.modality.decode(x) for x in parts]))
+
+    def reconstruct(self, items: np.ndarray, label: str | list[str] | None = None, seed: int = 0) -> np.ndarray:
+        """What the model makes of the codes of items: as near to them as it can come."""
+        return self.decode(self.encode(items, label, seed), label)
+
+    def interpolate(
+        self, frames: int = 60, seed: int = 0, ends: np.ndarray | None = None, label: str | None = None, stops: int = 5,
+    ) -> np.ndarray:  # fmt: skip
+        """Items on the way between latent codes: `ends` (2, latent_dim), or a round through `stops` random ones."""
+        if ends is None:
+            points = self.family.noise(stops, seed_of(seed, "interpolate")).numpy()
+            points = np.concatenate([points, points[:1]])
+        else:
+            points = np.asarray(ends, np.float32)
+        per_leg = max(2, frames // (len(points) - 1))
+        legs = [slerp(a, b, per_leg) for a, b in itertools.pairwise(points)]
+        codes = np.concatenate(legs)
+        if self.classes and label is None:
+            label = self.classes[0]
+        return self.decode(codes, label)
+
+    def score(self, items: np.ndarray, label: str | list[str] | None = None) -> np.ndarray:
+        """The probability (N,) that the discriminator gives each item of being real; 0.5 is a typical sample's."""
+        x = self.tensor(items)
+        y = self._given_labels(label, len(x))
+        base = self._base_logit()
+        with torch.no_grad():
+            parts = [
+                self.family.score(x[i : i + 500], None if y is None else y[i : i + 500], base)
+                for i in range(0, len(x), 500)
+            ]
+        return torch.cat(parts).cpu().numpy()
+
+    def _base_logit(self) -> float:
+        """The mean logit of 1,000 samples: a relativistic discriminator knows no other origin."""
+        z, labels = self.family.noise(1000, 0), self.labels(None, 1000)
+        logits = []
+        with torch.no_grad():
+            for i, x in enumerate(self.family.decode_noise(z, labels)):
+                y = None if labels is None else labels[100 * i : 100 * i + len(x)].to(x.device)
+                logits.append(self.family.discriminator(x, y))
+        return float(torch.cat(logits).mean())
+
+    def tensor(self, items: np.ndarray) -> Tensor:
+        """Items in .npy layout → the family's tensors (N, *space); UsageError when their shape is another."""
+        raw = torch.from_numpy(np.ascontiguousarray(items))
+        if raw.dim() == len(self.modality.space) and self.modality.name == "image":
+            raw = raw.unsqueeze(1)
+        elif self.modality.name == "image":
+            raw = raw.permute(0, 3, 1, 2)
+        if tuple(raw.shape[1:]) != self.modality.space:
+            raise UsageError(f"The model takes items of shape {self.modality.space}, not {tuple(raw.shape[1:])}.")
+        return self.modality.encode(raw.to(self.family.device))
+
+    def _given_labels(self, label: str | list[str] | None, count: int) -> Tensor | None:
+        if self.classes and label is None:
+            raise UsageError("This model is conditional: give a label, or data whose labels are known.")
+        y = self.labels(label, count) if self.classes else None
+        return None if y is None else y.to(self.family.device)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the three files of a model folder, all or nothing."""
+        save_model(self.family, self.description, Path(folder))
+
+
+def slerp(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
+    """`count` points from a to just before b, both (Z,), along the sphere: noise halfway keeps its usual length."""
+    t = np.linspace(0, 1, count, endpoint=False)[:, None]
+    cosine = np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12), -1, 1)
+    angle = np.arccos(cosine)
+    if angle < 1e-4:
+        return ((1 - t) * a + t * b).astype(np.float32)
+    return ((np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)).astype(np.float32)
+
+
+def save_model(family: Family, description: Description, folder: Path) -> None:
+    """Write model/ with config.json, weights.safetensors and the card; OSError when the disk is full."""
+    with new_folder(folder) as part:
+        save_tensors(family.state_dict(), part / "weights.safetensors")
+        (part / "config.json").write_text(
+            json.dumps(description.__dict__, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        (part / "README.md").write_text(card(description, family), encoding="utf-8")
+
+
+def load(path: str | Path, networks: dict[str, nn.Module] | None = None) -> Model:
+    """The model of a run folder, a model/ folder or zoo/NAME.
+
+    networks: the user's own modules, by role, if the model was trained with any.
+    Raises UsageError when there is no model, MorphogenError when its files are damaged.
+    """
+    folder = model_folder(path)
+    try:
+        description = Description(**read_json(folder / "config.json"))
+    except TypeError as error:
+        raise MorphogenError(f"{folder / 'config.json'} is not a model of this version: {error}.") from None
+    for name in description.own_networks:
+        if name not in (networks or {}):
+            raise UsageError(f"The model's {name} is its maker's own module: load(path, networks={{'{name}': …}}).")
+    family = build_family(description, networks=networks)
+    try:
+        family.load_state_dict(load_tensors(folder / "weights.safetensors"))
+    except RuntimeError as error:
+        raise MorphogenError(f"{folder} is damaged: {str(error).splitlines()[-1].strip()}") from None
+    precision = choose("float32")  # samples and scores are measured in full precision
+    return Model(family.to(precision.device, memory_format=torch.channels_last), description)
+
+
+def start_from(family: Family, path: str | Path) -> tuple[int, int]:
+    """Copy another model's weights wherever name and shape agree; returns (tensors copied, tensors in all)."""
+    there = load_tensors(model_folder(path) / "weights.safetensors")
+    here = family.state_dict()
+    fits = {k: v for k, v in there.items() if k in here and here[k].shape == v.shape}
+    if not any(k in dict(family.named_parameters()) for k in fits):
+        raise UsageError(f"No weight of {path} fits this model; --init needs the same kind of networks.")
+    family.load_state_dict(fits, strict=False)
+    return len(fits), len(here)
+
+
+def card(description: Description, family: Family) -> str:
+    """The model card, in Markdown."""
+    d, t = description, description.training
+    size = " x ".join(map(str, d.space))
+    parameters = {n: sum(p.numel() for p in m.parameters()) for n, m in family.named_children()}
+    networks = "\n".join(f"| {name} | {count:,} |" for name, count in parameters.items())
+    labels = f"conditioned on `{d.label}`: {', '.join(d.classes[:30])}" if d.classes else "unconditional"
+    scores = "\n".join(f"| {name} | {value:.4g} |" for name, value in t.get("scores", {}).items())
+    return f"""# {t.get("name", "A Morphogen model")}
+
+A {d.family} for {d.modality} items of shape {size}, {labels}. Made by Morphogen {d.version}.
+
+Trained on `{t.get("data", "?")}` ({t.get("items", "?")} items, {t.get("heldout", "?")} held out), seed
+{t.get("seed", "?")};
+these weights are the best by held-out score, of step {t.get("step", "?")} of {t.get("steps", "?")}.
+{t.get("attribution", "")}
+    {t.get("command", "morphogen train")}
+
+Use it: `morphogen sample FOLDER -n 64 --out samples`, or `morphogen.load(FOLDER).sample(64)` in Python.
+
+| network | parameters |
+|---|---|
+{networks}
+
+| held-out score when chosen | |
+|---|---|
+{scores}
+
+What it makes resembles its training data, with their gaps and biases; it has no other knowledge.
+"""

@@ -1,0 +1,218 @@
+"""The networks that play a role in a family, by kind.
+
+    generator      z (B, Z), y (B,) or None → x (B, *space), before the modality's squash
+    discriminator  x (B, *space), y (B,) or None → logit (B,): high for real, float32
+
+Any module with these calls can take a network's place. Shapes: B batch · Z latent_dim · K classes (0: no labels) ·
+C channels · H, W size. Images of any size work: a grid of at least 4 a side is doubled and its middle is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from morphogen.config import near
+from morphogen.errors import UsageError
+from morphogen.nets.blocks import ConditionedNoise, ResidualBlock, Verdict, crop, halvings, shrunk
+
+Space = tuple[int, ...]
+
+
+class ConvGenerator(nn.Module):
+    """Fully connected, then transposed convolutions with batch normalisation (DCGAN, Radford et al. 2016).
+
+    width: channels at half the full size; each halving below doubles them, up to `most`.
+    """
+
+    def __init__(self, space: Space, latent_dim: int, classes: int = 0, *, width: int = 64, most: int = 256):
+        super().__init__()
+        channels, *self.size = space
+        stages = max(1, halvings(*self.size))
+        widths = [min(most, width * 2**k // 2) for k in range(stages, -1, -1)]
+        self.start = (widths[0], *shrunk((self.size[0], self.size[1]), stages))
+        self.noise = ConditionedNoise(latent_dim, classes)
+        self.dense = nn.Linear(self.noise.out_dim, self.start[0] * self.start[1] * self.start[2])
+        layers: list[nn.Module] = [nn.BatchNorm2d(widths[0]), nn.LeakyReLU(0.2)]
+        for i, o in itertools.pairwise(widths):
+            layers += [nn.ConvTranspose2d(i, o, 4, 2, 1, bias=False), nn.BatchNorm2d(o), nn.LeakyReLU(0.2)]
+        self.body = nn.Sequential(*layers)
+        self.last = nn.Conv2d(widths[-1], channels, 3, padding=1)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        h = self.dense(self.noise(z, y)).view(-1, *self.start)  # (B, C0, H0, W0)
+        h = self.body(h.contiguous(memory_format=torch.channels_last))
+        return crop(self.last(h), (self.size[0], self.size[1]))
+
+
+class ConvDiscriminator(nn.Module):
+    """Strided convolutions, then fully connected to one logit, without normalisation (which would couple the items).
+
+    width: channels at half the full size; each further halving doubles them, up to `most`.
+    """
+
+    def __init__(
+        self, space: Space, classes: int = 0, *, width: int = 32, most: int = 256, features: int = 256,
+        dropout: float = 0.0,
+    ):  # fmt: skip
+        super().__init__()
+        channels, height, wide = space
+        stages = max(1, halvings(height, wide))
+        layers: list[nn.Module] = []
+        for k in range(stages):
+            out = min(most, width * 2**k)
+            layers += [nn.Conv2d(channels, out, 4, 2, 1), nn.LeakyReLU(0.2), nn.Dropout(dropout)]
+            channels = out
+        out = min(most, 2 * channels)
+        layers += [nn.Conv2d(channels, out, 3, padding=1), nn.LeakyReLU(0.2)]
+        layers += [nn.Conv2d(out, out, 3, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Dropout(dropout)]
+        self.body = nn.Sequential(*(layer for layer in layers if not (isinstance(layer, nn.Dropout) and not dropout)))
+        with torch.no_grad():
+            flat = self.body(torch.zeros(1, *space)).shape[1]
+        self.dense = nn.Linear(flat, features)
+        self.verdict = Verdict(features, classes)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.verdict(F.leaky_relu(self.dense(self.body(x)), 0.2), y)
+
+
+class ResidualGenerator(nn.Module):
+    """Fully connected, then residual blocks and nearest-neighbour doublings, without normalisation (after R3GAN)."""
+
+    def __init__(
+        self, space: Space, latent_dim: int, classes: int = 0, *, width: int = 32, most: int = 128, depth: int = 1
+    ):
+        super().__init__()
+        channels, *self.size = space
+        stages = max(1, halvings(*self.size))
+        widths = [min(most, width * 2**k) for k in range(stages, -1, -1)]
+        self.start = (widths[0], *shrunk((self.size[0], self.size[1]), stages))
+        self.noise = ConditionedNoise(latent_dim, classes)
+        self.dense = nn.Linear(self.noise.out_dim, self.start[0] * self.start[1] * self.start[2])
+        layers: list[nn.Module] = [ResidualBlock(widths[0], widths[0]) for _ in range(depth)]
+        for i, o in itertools.pairwise(widths):
+            layers += [nn.Conv2d(i, o, 1), nn.Upsample(scale_factor=2)]  # the 1x1 first: a quarter of the work
+            layers += [ResidualBlock(o, o) for _ in range(depth)]
+        self.body = nn.Sequential(*layers)
+        self.last = nn.Conv2d(widths[-1], channels, 3, padding=1)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        h = self.dense(self.noise(z, y)).view(-1, *self.start)
+        h = self.body(h.contiguous(memory_format=torch.channels_last))
+        return crop(self.last(F.leaky_relu(h, 0.2)), (self.size[0], self.size[1]))
+
+
+class ResidualDiscriminator(nn.Module):
+    """The residual generator mirrored: blocks and average pooling, then fully connected to one logit."""
+
+    def __init__(
+        self, space: Space, classes: int = 0, *, width: int = 32, most: int = 128, depth: int = 1, features: int = 256
+    ):
+        super().__init__()
+        channels, height, wide = space
+        stages = max(1, halvings(height, wide))
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1)]
+        i = width
+        for k in range(stages):
+            o = min(most, width * 2 ** (k + 1))
+            layers += [ResidualBlock(i, i) for _ in range(depth)]
+            layers += [nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(i, o, 1)]
+            i = o
+        layers += [ResidualBlock(i, i), nn.LeakyReLU(0.2), nn.Conv2d(i, i, 3, 2, 1), nn.LeakyReLU(0.2), nn.Flatten()]
+        self.body = nn.Sequential(*layers)
+        with torch.no_grad():
+            flat = self.body(torch.zeros(1, *space)).shape[1]
+        self.dense = nn.Linear(flat, features)
+        self.verdict = Verdict(features, classes)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.verdict(F.leaky_relu(self.dense(self.body(x)), 0.2), y)
+
+
+class DenseGenerator(nn.Module):
+    """Fully connected layers only, for points and for the seed's generator.
+
+    norm_momentum: torch's momentum of batch normalisation after each activation; None leaves it out.
+    """
+
+    def __init__(
+        self, space: Space, latent_dim: int, classes: int = 0, *, hidden: tuple[int, ...] = (256, 256, 256),
+        slope: float = 0.2, norm_momentum: float | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        self.space = tuple(space)
+        self.noise = ConditionedNoise(latent_dim, classes)
+        layers: list[nn.Module] = []
+        width = self.noise.out_dim
+        for out in hidden:
+            layers += [nn.Linear(width, out), nn.LeakyReLU(slope)]
+            layers += [nn.BatchNorm1d(out, momentum=norm_momentum)] if norm_momentum else []
+            width = out
+        self.body = nn.Sequential(*layers, nn.Linear(width, int(torch.tensor(space).prod())))
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.body(self.noise(z, y)).view(-1, *self.space)
+
+
+class DenseDiscriminator(nn.Module):
+    """Fully connected layers to one logit."""
+
+    def __init__(self, space: Space, classes: int = 0, *, hidden: tuple[int, ...] = (256, 256, 256)):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        width = int(torch.tensor(space).prod())
+        for out in hidden:
+            layers += [nn.Linear(width, out), nn.LeakyReLU(0.2)]
+            width = out
+        self.body = nn.Sequential(*layers)
+        self.verdict = Verdict(width, classes)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.verdict(self.body(x), y)
+
+
+GENERATORS = {"conv": ConvGenerator, "residual": ResidualGenerator, "dense": DenseGenerator}
+DISCRIMINATORS = {"conv": ConvDiscriminator, "residual": ResidualDiscriminator, "dense": DenseDiscriminator}
+
+
+def build_network(registry: dict[str, Callable[..., nn.Module]], options: dict[str, Any], **context: Any) -> nn.Module:
+    """The network that `options` describe: {'kind': name, then that kind's own keywords}.
+
+    Raises UsageError for an unknown kind or keyword, or a network that does not take the given space.
+    """
+    options = dict(options)
+    kind = options.pop("kind", next(iter(registry)))
+    if kind not in registry:
+        raise UsageError(f"No network is of kind '{kind}'; there are {', '.join(registry)}.{near(kind, registry)}")
+    known = [p.name for p in inspect.signature(registry[kind]).parameters.values() if p.kind == p.KEYWORD_ONLY]
+    for key in options:
+        if key not in known:
+            raise UsageError(f"A '{kind}' network has no option '{key}'; it has {', '.join(known)}.{near(key, known)}")
+    if kind != "dense" and len(context["space"]) != 3:
+        raise UsageError(f"A '{kind}' network is for images; set the network's kind to dense for other data.")
+    return registry[kind](**context, **options)
+
+
+def initialise(module: nn.Module, seed: int, name: str = "") -> None:
+    """Draw every layer's weights anew, each a function of (seed, its name) alone.
+
+    So the same layer starts the same whatever stands beside it.
+    """
+    for path, layer in module.named_modules(prefix=name):
+        digest = hashlib.sha256(f"{seed}/{path}".encode()).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(digest[:7], "little"))
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()
+    for _, layer in module.named_modules():  # after their layers, blocks have the last word
+        if hasattr(layer, "reset_own_parameters"):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                layer.reset_own_parameters()

@@ -1,0 +1,1 @@
+"""Objectives: pure functions from logits or distributions to one value an item."""

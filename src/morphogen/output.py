@@ -1,0 +1,95 @@
+"""What the verbs write: pictures in a folder, .npy, GIF, CSV, and the table of `data check`.
+
+Outputs follow the source's order; row i is item i. Files keep their source's relative path and stem.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from morphogen.api import raw_layout, read_for
+from morphogen.data import Dataset
+from morphogen.errors import MorphogenError, UsageError
+from morphogen.model import Model
+
+
+def write_items(model: Model, items: np.ndarray, out: Path, names: Sequence[str] | None = None) -> None:
+    """Items in .npy layout → FILE.npy, FILE.gif, or a folder of files, numbered or named like their sources."""
+    if out.suffix == ".npy":
+        write_arrays(out, {"items": items})
+        return
+    raw = raw_layout(items, model.modality.space)
+    if out.suffix == ".gif":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        model.modality.animate(raw, out)
+        return
+    if out.suffix in (".png", ".jpg", ".npz", ".txt", ".csv"):
+        raise UsageError(f"--out takes a folder, FILE.npy or FILE.gif, not {out.name}.")
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob(f"[0-9][0-9][0-9][0-9][0-9][0-9]{model.modality.suffix}"):
+        stale.unlink()  # an existing output is overwritten: a shorter one must not keep the tail of a longer one
+    for item, name in zip(raw, names or [f"{i:06d}" for i in range(len(raw))], strict=True):
+        path = (out / name).with_suffix(model.modality.suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.modality.save(item, path)
+
+
+def write_arrays(out: Path, arrays: dict[str, Any]) -> None:
+    """The first array → FILE.npy, or all, by name → FILE.npz."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npz":
+        np.savez(out, **{name: np.asarray(value) for name, value in arrays.items()})
+    else:
+        np.save(out, np.asarray(next(iter(arrays.values()))), allow_pickle=False)
+
+
+def write_csv(out: Path, header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Rows as CSV with a header."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(out, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows([[f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows])
+
+
+def report_skipped(items: Dataset) -> None:
+    """Say on stderr which items could not be read."""
+    for path, reason in items.skipped:
+        print(f"morphogen: {path} is left out: {reason}", file=sys.stderr)
+
+
+def require_all(items: Dataset, out: Path) -> None:
+    """In an array row i is item i, so an unreadable item is an error there; in a folder it is only reported."""
+    if items.skipped and out.suffix in (".npy", ".npz"):
+        path, reason = items.skipped[0]
+        raise MorphogenError(
+            f"{len(items.skipped)} items cannot be read, first {path} ({reason}); remove them, or write to a folder."
+        )
+    report_skipped(items)
+
+
+def ends_of(model: Model, start: str, end: str, label: str | None, seed: int) -> np.ndarray:
+    """Latent codes (2, latent_dim) of two item files."""
+    pair = [read_for(model, spec).data for spec in (start, end)]
+    items = model.modality.array(np.concatenate([p[:1] for p in pair]))
+    return model.encode(items, label, seed)
+
+
+def print_check(result: dict[str, Any]) -> None:
+    """The outcome of `data check` for a person."""
+    from rich.console import Console
+    from rich.pretty import pprint
+
+    console = Console()
+    bad = result.pop("bad", [])
+    pprint(result, console=console, expand_all=True, max_length=60)
+    for entry in bad:
+        path, reason = (entry["path"], entry["reason"]) if isinstance(entry, dict) else entry
+        console.print(f"[red]bad[/] {path}: {reason}", highlight=False)
+    console.print(result.get("why", ""), style="bold")

@@ -1,0 +1,53 @@
+"""Device, number format and memory format, chosen for this machine and never from timing.
+
+bfloat16 is used where the processor computes in it (CUDA from Ampere on, Intel's AMX, AVX512-BF16, Arm's BF16);
+elsewhere everything is float32. Weights, averages, logits and losses are float32 in any case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Where and in what format networks run."""
+
+    device: torch.device
+    dtype: torch.dtype
+    why: str
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Convolutions and products in `dtype` inside this context."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def processor_features() -> set[str]:
+    """The bfloat16 units this processor names: of 'amx_bf16', 'avx512_bf16', 'bf16'."""
+    wanted = {"amx_bf16", "avx512_bf16", "bf16"}
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore").split())
+    except OSError:  # not Linux: torch knows the same about x86
+        probes = {"amx_bf16": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
+        words = {name for name, probe in probes.items() if getattr(torch.cpu, probe, lambda: False)()}
+    return wanted & words
+
+
+def choose(setting: str = "auto") -> Precision:
+    """The precision of this machine; setting 'float32' or 'bfloat16' overrules it."""
+    if torch.cuda.is_available():
+        device, able, why = torch.device("cuda"), torch.cuda.is_bf16_supported(), torch.cuda.get_device_name()
+    else:
+        found = processor_features()
+        why = f"{platform.machine()} processor with {', '.join(sorted(found)) or 'no bfloat16 unit'}"
+        device, able = torch.device("cpu"), bool(found)
+    if setting == "auto":
+        return Precision(device, torch.bfloat16 if able else torch.float32, why)
+    return Precision(device, getattr(torch, setting), f"{why}; {setting} was asked for")

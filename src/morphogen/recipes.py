@@ -1,0 +1,105 @@
+"""Recipes: functions that return a complete configuration, by name. Adding one is a function and a line in RECIPES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from morphogen.config import AugmentConfig, Config, DataConfig, PlayerConfig, TermConfig, TrainConfig
+
+
+def gan_image() -> Config:
+    """A GAN on pictures: relativistic loss with R1 and R2, transposed convolutions, adaptive augmentation.
+
+    Nothing in it needs tuning to the size of the pictures or of the data set: the penalties are measured in units of
+    the data's own spread, and augmentation begins only when the discriminator learns items by heart.
+    """
+    return Config(
+        recipe="gan-image",
+        family="gan",
+        modality="image",
+        model={
+            "latent_dim": 64,
+            "loss": "relativistic",
+            "generator": {"kind": "conv", "width": 64},
+            "discriminator": {"kind": "conv", "width": 32},
+        },
+        terms={
+            "generator": TermConfig(),
+            "discriminator": TermConfig(),
+            "r1": TermConfig(weight=1.2e-4, every=8),
+            "r2": TermConfig(weight=1.2e-4, every=8),
+        },
+        players={"generator": PlayerConfig(lr=1e-3), "discriminator": PlayerConfig(lr=1e-3)},
+        train=TrainConfig(steps=20_000, batch_size=64),
+    )
+
+
+def gan_points() -> Config:
+    """A GAN on plain vectors, for toy truth: `--data builtin:grid` and `builtin:ring` show whether modes are lost."""
+    hidden = [256, 256, 256]
+    return Config(
+        recipe="gan-points",
+        family="gan",
+        modality="points",
+        data=DataConfig(source="builtin:grid"),
+        model={
+            "latent_dim": 16,
+            "loss": "relativistic",
+            "generator": {"kind": "dense", "hidden": hidden},
+            "discriminator": {"kind": "dense", "hidden": hidden},
+        },
+        terms={
+            "generator": TermConfig(),
+            "discriminator": TermConfig(),
+            "r1": TermConfig(weight=0.02),
+            "r2": TermConfig(weight=0.02),
+        },
+        players={"generator": PlayerConfig(lr=1e-3), "discriminator": PlayerConfig(lr=1e-3)},
+        augment=AugmentConfig(mode="off"),
+        train=TrainConfig(steps=8000, batch_size=256),
+    )
+
+
+def gan_seed() -> Config:
+    """The seed text's own example, made to work.
+
+    Kept: a generator of dense layers 128, 256, 512, 1024 with LeakyReLU (slope 0.3, Keras's default) and batch
+    normalisation (Keras's momentum 0.8 is torch's 0.2) from 100-d noise; a convolutional discriminator with dropout
+    0.3 that ends in one probability; Adam at 1e-4; 50 epochs; pictures of 28x28x1.
+
+    Mended, since the listing cannot run:
+    - its generator ended in 4x4x256, which the discriminator's 28x28x1 input does not fit: here the last dense layer
+      gives 28x28x1 and a tanh;
+    - its losses were running means of a metric, which carry no gradient: here they are the same two cross-entropies as
+      functions of the logits (the non-saturating loss);
+    - its discriminator upsampled and ended in tanh: here strided convolutions go down to one logit, and `score` gives
+      its sigmoid, the probability;
+    - `batch_size` and `noise_dim` were undefined: 128 and 100;
+    - Adam's first beta is 0.5 (Keras's 0.9 makes such a pair oscillate), and samples come from averaged weights.
+    """
+    return Config(
+        recipe="gan-seed",
+        family="gan",
+        modality="image",
+        data=DataConfig(size="28", channels=1),
+        model={
+            "latent_dim": 100,
+            "loss": "nonsaturating",
+            "generator": {"kind": "dense", "hidden": [128, 256, 512, 1024], "slope": 0.3, "norm_momentum": 0.2},
+            "discriminator": {"kind": "conv", "width": 64, "dropout": 0.3},
+        },
+        terms={"generator": TermConfig(), "discriminator": TermConfig()},
+        players={
+            "generator": PlayerConfig(lr=1e-4, betas=(0.5, 0.999)),
+            "discriminator": PlayerConfig(lr=1e-4, betas=(0.5, 0.999)),
+        },
+        augment=AugmentConfig(mode="off"),
+        train=TrainConfig(epochs=50, batch_size=128, schedule="constant"),
+    )
+
+
+RECIPES: dict[str, Callable[[], Config]] = {
+    "gan-image": gan_image,
+    "gan-points": gan_points,
+    "gan-seed": gan_seed,
+}

@@ -1,0 +1,416 @@
+"""The only loop: for any family and modality, any number of players.
+
+One step: a batch; for each player in turn its terms, their weighted sum, backward, a guarded update; then the moving
+average. What happens at a step is a function of (config, data, step): killed anywhere and resumed = never killed.
+
+Shapes: B batch · N items · space (C, *S).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from morphogen.config import Config
+from morphogen.data import Dataset, batch_indices
+from morphogen.errors import MorphogenError
+from morphogen.families import Family, Turn
+from morphogen.families.base import seed_of
+from morphogen.optim import Average, Guard, guarded_step, lr_factor, optimizer, term_weight
+from morphogen.precision import Precision
+from morphogen.run import RunFolder
+
+CHECK_EVERY = 20  # steps between looks at the guard; fixed, since what follows from it must not depend on settings
+LR_AFTER_ROLLBACK = 0.3
+MOST_ROLLBACKS = 10
+TRIAL_STEPS = (5, 30)  # warm-up, then measured, for --minutes
+
+
+class Stopped(MorphogenError):
+    """Ctrl-C or SIGTERM came; everything is saved."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"Stopped and saved at step {step}; the same command goes on from there.")
+        self.exit_code = 128 + signum
+
+
+class Display(Protocol):
+    """Whoever shows the progress."""
+
+    def step(self, step: int, steps: int, values: dict[str, float]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class Silence:
+    """A display that shows nothing."""
+
+    def step(self, step: int, steps: int, values: dict[str, float]) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class Items:
+    """A data set ready to be drawn from: raw items and, where labels condition the model, their class numbers."""
+
+    def __init__(self, dataset: Dataset, label: str | None, classes: list[str], device: torch.device):
+        self.dataset, self.device = dataset, device
+        mapped = isinstance(dataset.data, np.memmap)
+        self.raw = None if mapped else torch.from_numpy(np.ascontiguousarray(dataset.data)).to(device)
+        self.labels: Tensor | None = None
+        if label is not None:
+            number = {name: k for k, name in enumerate(classes)}
+            try:
+                values = [number[str(v)] for v in dataset.labels[label]]
+            except KeyError as missing:
+                raise MorphogenError(f"The held-out data have {label}={missing}, which training lacks.") from None
+            self.labels = torch.tensor(values, device=device)
+
+    def __len__(self) -> int:
+        return len(self.dataset.names)
+
+    def take(self, indices: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """Raw items (B, *item) and labels (B,) or None, on the device."""
+        index = torch.from_numpy(indices).to(self.device)
+        raw = self.raw[index] if self.raw is not None else torch.from_numpy(self.dataset.data[indices]).to(self.device)
+        return raw, None if self.labels is None else self.labels[index]
+
+
+def sample_raw(
+    family: Family, modality: Any, count: int, seed: int, labels: Tensor | None,
+    temperature: float = 1.0, truncation: float | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Raw items (count, *item) of a model in evaluation mode; labels (count,) where it is conditional."""
+    z = family.noise(count, seed, temperature, truncation)
+    return np.concatenate([modality.decode(x) for x in family.decode_noise(z, labels)])
+
+
+def frequent_labels(counts: list[int], count: int, seed: int) -> Tensor:
+    """Labels (count,) drawn with the training frequencies, by seed."""
+    weights = torch.tensor(counts, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed_of(seed, "labels"))
+    return torch.multinomial(weights, count, replacement=True, generator=generator)
+
+
+class Trainer:
+    """The state of one training and the way it moves.
+
+    scorer: raw samples (N, *item) → {'fid': …, …}, lower better, for the choice of the best model.
+    save_model: (family in evaluation mode, step, scores) writes RUN/model.
+    """
+
+    def __init__(
+        self, config: Config, family: Family, train: Dataset, heldout: Dataset, classes: list[str],
+        folder: RunFolder, precision: Precision, scorer: Callable[[np.ndarray], dict[str, float]],
+        save_model: Callable[[Family, int, dict[str, float]], None], display: Display | None = None,
+    ):  # fmt: skip
+        self.config, self.folder, self.precision = config, folder, precision
+        self.scorer, self.save_model, self.display = scorer, save_model, display or Silence()
+        self.family = family.to(precision.device, memory_format=torch.channels_last)
+        self.modality = family.modality
+        label = config.data.label if classes else None
+        self.items = Items(train, label, classes, precision.device)
+        self.heldout = Items(heldout, label, classes, precision.device)
+        self.label_counts = torch.bincount(self.items.labels, minlength=len(classes)).tolist() if classes else []
+        self.family.prepare(self.modality.encode(self.items.take(np.arange(min(2000, len(self.items))))[0]))
+        self.parameters = {p: [w for m in names for w in getattr(family, m).parameters()] for p, names in
+                           family.players.items()}  # fmt: skip
+        self.optimizers = {p: optimizer(self.parameters[p], config.players[p]) for p in family.players}
+        self.guards = {p: Guard(config.train.explode, precision.device) for p in family.players}
+        self.shown = copy.deepcopy(family).eval().requires_grad_(False)  # its averaged networks make the samples
+        modules = {name: getattr(self.shown, name) for name in family.averaged}
+        self.average = Average(modules, config.train.ema, config.train.ema_most)
+        self.size = self._weights_norm()
+        self.step, self.rollbacks, self.lr_scale = 0, 0, 1.0
+        self.best: dict[str, Any] = {}
+        self.scores: dict[str, float] = {}
+        self.seconds = 0.0
+        self.stop_signal: int | None = None
+
+    # ---- one step -------------------------------------------------------------------------------------------------
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One step of every player; returns the terms' means, still on the device."""
+        step, cache, values = self.step, {}, {}
+        self.family.train()
+        for player, settings in self.config.players.items():
+            if step % settings.every:
+                continue
+            for repeat in range(settings.repeats):
+                weights = self._weights(step)
+                turn = Turn(player, step, seed_of(self.config.train.seed, self.rollbacks), weights, repeat, cache)
+                values |= self._take_turn(turn, self._batch(step, repeat))
+        sources = {name: getattr(self.family, name) for name in self.family.averaged}
+        self.average.update(sources, step)
+        self.family.after_step(step, cache, self.config.train.batch_size)
+        self.step += 1
+        return values
+
+    def _take_turn(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        for player, parameters in self.parameters.items():
+            for parameter in parameters:
+                parameter.requires_grad_(player == turn.player)
+        torch.manual_seed(seed_of(turn.seed, turn.step, turn.player, turn.repeat))  # for dropout
+        settings = self.config.players[turn.player]
+        rate = settings.lr * self.lr_scale * lr_factor(turn.step, self.steps, self.config.train)
+        for group in self.optimizers[turn.player].param_groups:
+            group["lr"] = rate
+        with self.precision.autocast():
+            terms = self.family.losses(turn, batch)
+        means = {name: term.float().mean() for name, term in terms.items()}
+        loss = sum(turn.weights[name] * mean for name, mean in means.items())
+        self.optimizers[turn.player].zero_grad()
+        loss.backward()  # type: ignore[union-attr]
+        norm = guarded_step(self.optimizers[turn.player], self.guards[turn.player], settings.clip)
+        return {name: mean.detach() for name, mean in means.items()} | {f"norm/{turn.player}": norm}
+
+    def _weights(self, step: int) -> dict[str, float]:
+        weights = {name: term_weight(term, step, self.steps) for name, term in self.config.terms.items()}
+        return {name: weight for name, weight in weights.items() if weight}
+
+    def _batch(self, step: int, repeat: int) -> dict[str, Tensor]:
+        train = self.config.train
+        repeats = max(p.repeats for p in self.config.players.values())
+        batch: dict[str, Tensor] = {}
+        sources = [("a", "label", self.items, train.seed)]
+        if self.family.wants_heldout(step):
+            sources.append(("heldout", "heldout_label", self.heldout, train.seed + 1))
+        for name, label, items, seed in sources:
+            raw, y = items.take(batch_indices(len(items), train.batch_size, seed, step * repeats + repeat))
+            batch[name] = self.modality.encode(raw)
+            if y is not None:
+                batch[label] = y
+        return batch
+
+    # ---- the run --------------------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """How many steps this run has; every schedule ends there."""
+        return self.config.train.steps or TRIAL_STEPS[0]
+
+    def every(self, what: int | None) -> int:
+        """A cadence in steps; by default a twentieth of the run."""
+        return what or max(1, self.steps // 20)
+
+    def fit(self) -> None:
+        """From the current step to the last. Raises Stopped after Ctrl-C or SIGTERM, with everything saved."""
+        train = self.config.train
+        if self.step == 0:
+            self.checkpoint()
+        with self._signals():
+            while self.step < self.steps:
+                begin = time.perf_counter()
+                values = self.train_step()
+                if self.step % CHECK_EVERY == 0 and not self._healthy():
+                    self._roll_back()
+                    continue
+                if self.step % train.log_every == 0 or self.step == self.steps:
+                    self._log(values)
+                self.seconds += time.perf_counter() - begin
+                if self.step % self.every(train.evaluate_every) == 0 or self.step == self.steps:
+                    self.evaluate()
+                if self.step % self.every(train.checkpoint_every) == 0 or self.step == self.steps:
+                    self.checkpoint()
+                if self.stop_signal is not None and self.step < self.steps:
+                    self.checkpoint()
+                    raise Stopped(self.stop_signal, self.step)
+
+    def _log(self, values: dict[str, Tensor]) -> None:
+        names = list(values)
+        numbers = torch.stack([values[n] for n in names]).tolist()  # the one wait for the device
+        row = dict(zip(names, numbers, strict=True)) | self.family.numbers
+        skipped = sum(float(g.state["skipped"]) for g in self.guards.values())
+        if skipped:
+            row["skipped_updates"] = skipped
+        self.folder_write(lambda: self.folder.append_metrics({"step": self.step} | _finite(row)))
+        self.display.step(self.step, self.steps, row | self.scores)
+
+    def evaluate(self) -> None:
+        """Score the averaged model on held-out data, save it when it is the best so far, and make a preview."""
+        begin = time.perf_counter()
+        self.sync_shown()
+        count, seed = self.config.evaluate.samples, self.config.train.seed
+        labels = frequent_labels(self.label_counts, count, seed) if self.label_counts else None
+        with torch.no_grad():
+            items = sample_raw(self.shown, self.modality, count, seed, labels)
+        self.scores = self.scorer(items) if np.isfinite(items).all() else {"fid": math.inf}
+        score = self.scores["fid"]
+        if not self.best or score < self.best["score"]:
+            self.best = {"score": score, "step": self.step}
+            self.folder_write(lambda: self.save_model(self.shown, self.step, self.scores))
+        row = {"step": self.step} | _finite({f"heldout/{k}": v for k, v in self.scores.items()})
+        self.folder_write(lambda: self.folder.append_metrics(row))
+        self.folder_write(self.preview)
+        self.display.note(f"step {self.step}: held-out FID {score:.3f}, best {self.best['score']:.3f}")
+        self.seconds += time.perf_counter() - begin
+
+    def preview(self) -> None:
+        """A grid of the same 64 noise vectors at every evaluation; with labels, they cycle along the rows."""
+        classes = len(self.label_counts)
+        columns = min(classes, 16) if classes else 8
+        count = 64 // columns * columns
+        labels = torch.arange(count) % classes if classes else None
+        items = sample_raw(self.shown, self.modality, count, seed_of(self.config.train.seed, "preview"), labels)
+        self.modality.preview(items, self.folder.previews / f"step-{self.step:08d}.png", columns)
+
+    def sync_shown(self) -> None:
+        """Bring the networks that are not averaged, and the plain state, of the shown family up to date."""
+        for name, module in self.family.named_children():
+            if name not in self.family.averaged:
+                getattr(self.shown, name).load_state_dict(module.state_dict())
+        for name, tensor in self.family.named_buffers(recurse=False):
+            getattr(self.shown, name).copy_(tensor)
+
+    # ---- bad updates ----------------------------------------------------------------------------------------------
+
+    def _weights_norm(self) -> float:
+        every = [w.data for ws in self.parameters.values() for w in ws]
+        return float(torch.nn.utils.get_total_norm(every))
+
+    def _healthy(self) -> bool:
+        """No long streak of skipped updates, no weight or running statistic gone astray."""
+        if any(float(g.state["streak"]) >= self.config.train.patience for g in self.guards.values()):
+            return False
+        buffers = [b for b in self.family.buffers() if b.is_floating_point()]
+        if buffers and not math.isfinite(float(torch.nn.utils.get_total_norm(buffers))):
+            return False
+        return self._weights_norm() < self.config.train.explode * (self.size + 1)
+
+    def _roll_back(self) -> None:
+        """Back to the last checkpoint, with other random draws and lower learning rates."""
+        rollbacks, scale, failed = self.rollbacks + 1, self.lr_scale * LR_AFTER_ROLLBACK, self.step
+        if rollbacks > MOST_ROLLBACKS:
+            lrs = ", ".join(f"players.{p}.lr={s.lr:g}" for p, s in self.config.players.items())
+            raise MorphogenError(f"Training diverged {rollbacks} times, last at step {failed}; lower {lrs}.")
+        if not self.resume(before=failed):
+            raise MorphogenError(f"Training diverged at step {failed} and no checkpoint is there to go back to.")
+        self.rollbacks, self.lr_scale = rollbacks, scale
+        self.checkpoint(overwrite=True)  # so that a kill now does not forget the lesson
+        text = f"training diverged at step {failed}: back to step {self.step}, learning rates times {scale:.2g}"
+        self.folder_write(lambda: self.folder.append_metrics({"step": self.step, "rollback": text}))
+        self.display.note(text)
+
+    # ---- checkpoints ----------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything the future depends on: (tensors, plain numbers)."""
+        tensors = {f"family.{k}": v for k, v in self.family.state_dict().items()}
+        tensors |= {f"shown.{k}": v for k, v in self.shown.state_dict().items()}
+        for player, opt in self.optimizers.items():
+            for i, weight in enumerate(self.parameters[player]):
+                tensors |= {f"optimizer.{player}.{i}.{k}": v for k, v in opt.state.get(weight, {}).items()}
+        for player, guard in self.guards.items():
+            tensors |= {f"guard.{player}.{k}": v for k, v in guard.state.items()}
+        numbers = {
+            "step": self.step, "rollbacks": self.rollbacks, "lr_scale": self.lr_scale, "best": self.best,
+            "scores": self.scores, "numbers": self.family.numbers, "seconds": self.seconds, "size": self.size,
+        }  # fmt: skip
+        return tensors, numbers
+
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """The inverse of `state`; memory formats stay those of the live tensors."""
+        self.family.load_state_dict(_below(tensors, "family."))
+        self.shown.load_state_dict(_below(tensors, "shown."))
+        for player, opt in self.optimizers.items():
+            opt.state.clear()
+            for i, weight in enumerate(self.parameters[player]):
+                saved = _below(tensors, f"optimizer.{player}.{i}.")
+                if saved:
+                    opt.state[weight] = {k: _like(v, weight) for k, v in saved.items()}
+        for player, guard in self.guards.items():
+            for name, value in _below(tensors, f"guard.{player}.").items():
+                guard.state[name].copy_(value)
+        self.step, self.rollbacks, self.lr_scale = numbers["step"], numbers["rollbacks"], numbers["lr_scale"]
+        self.best, self.scores, self.seconds = numbers["best"], numbers["scores"], numbers["seconds"]
+        self.family.numbers, self.size = dict(numbers["numbers"]), numbers["size"]
+
+    def checkpoint(self, overwrite: bool = False) -> None:
+        """Save `state`, unless it is already on disk or something is going wrong right now."""
+        known = self.step in self.folder.steps_saved()
+        if (known and not overwrite) or any(float(g.state["streak"]) for g in self.guards.values()):
+            return
+        self.folder_write(lambda: self.folder.save_checkpoint(self.step, *self.state(), self.config.train.keep))
+
+    def resume(self, before: int | None = None) -> bool:
+        """Go to the last checkpoint (not after `before`); False when there is none."""
+        found = self.folder.load_checkpoint(before)
+        if found is None:
+            return False
+        self.restore(*found)
+        self.folder.cut_metrics(self.step)
+        return True
+
+    def folder_write(self, write: Callable[[], None]) -> None:
+        """Write to the run folder; a full disk costs the file, not the run, except at the last step."""
+        try:
+            write()
+        except OSError as error:
+            text = f"step {self.step}: the run folder {self.folder.path} cannot be written ({error.strerror})"
+            if self.step >= self.steps:
+                raise MorphogenError(f"{text}; make room and run the same command again.") from None
+            self.display.note(f"{text}; training goes on and tries again")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Any:
+        """Ctrl-C and SIGTERM ask the loop to save and stop; a second one stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+        def ask(signum: int, frame: Any) -> None:
+            self.stop_signal = signum
+            for s, handler in before.items():
+                signal.signal(s, handler)
+
+        for s in before:
+            signal.signal(s, ask)
+        try:
+            yield
+        finally:
+            for s, handler in before.items():
+                signal.signal(s, handler)
+
+
+def steps_for_minutes(trial: Trainer, minutes: float) -> int:
+    """How many steps fit into `minutes`, evaluations included, by the speed of `trial`, which is thrown away."""
+    for _ in range(TRIAL_STEPS[0]):
+        trial.train_step()
+    begin = time.perf_counter()
+    for _ in range(TRIAL_STEPS[1]):
+        trial.train_step()
+    a_step = (time.perf_counter() - begin) / TRIAL_STEPS[1]
+    begin = time.perf_counter()
+    count = trial.config.evaluate.samples
+    labels = frequent_labels(trial.label_counts, count, 0) if trial.label_counts else None
+    trial.scorer(sample_raw(trial.shown, trial.modality, count, 0, labels))
+    an_evaluation = time.perf_counter() - begin
+    left = 60 * minutes - 20 * an_evaluation
+    return max(20, int(left / a_step), int(6 * minutes / a_step))
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _like(saved: Tensor, weight: Tensor) -> Tensor:
+    """A saved optimizer tensor with the device and memory format that the optimizer itself would have given it."""
+    if saved.shape != weight.shape or saved.dim() == 0:
+        return saved.clone()  # Adam's step count
+    return torch.empty_like(weight).copy_(saved)
+
+
+def _finite(row: dict[str, float]) -> dict[str, float | None]:
+    return {k: v if math.isfinite(v) else None for k, v in row.items()}  # JSON has no NaN
