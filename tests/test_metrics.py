@@ -271,9 +271,17 @@ def test_choice_of_the_extractor(tmp_path, monkeypatch):
         choose(f"dinov2:{tmp_path}/none.safetensors")
 
 
-def test_points_are_their_own_features():
-    points = normal(5, 2).astype(np.float32)
-    np.testing.assert_array_equal(PointFeatures().features(points), points)
+def test_point_features_see_modes_that_mean_and_covariance_hide():
+    """A blob with the very mean and covariance of four modes: the coordinates cannot tell, the waves can."""
+    rng = np.random.default_rng(0)
+    modes = rng.choice([-1.0, 1.0], (4000, 2)) + 0.05 * rng.standard_normal((4000, 2))
+    again = rng.choice([-1.0, 1.0], (4000, 2)) + 0.05 * rng.standard_normal((4000, 2))
+    blob = rng.standard_normal((4000, 2)) * modes.std()
+    extractor = PointFeatures(modes)
+    features = [extractor.features(x) for x in (modes, again, blob)]
+    np.testing.assert_allclose(features[0][:, :2], modes / modes.std(), rtol=1e-5)
+    assert frechet_distance(features[0][:, :2], features[2][:, :2]) < 0.01
+    assert frechet_distance(features[0], features[2]) > 20 * frechet_distance(features[0], features[1])
 
 
 # ---------------------------------------------------------------- pretrained networks

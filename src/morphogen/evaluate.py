@@ -18,6 +18,8 @@ from morphogen.metrics.extractors import ClassifierFeatures, Extractor
 SAMPLES, FLOOR = "samples", "real held-out data"
 FEW_ITEMS = 2000  # below, the bias of FID is no longer small
 CONFIDENT = 0.9  # probability above which the classifier counts as sure
+HEADINGS = {"fid": "FID", "kid": "KID", "precision": "prec.", "recall": "rec.", "density": "dens.", "coverage": "cov.",
+            "class_entropy": "entropy", "confident": "conf."}  # fmt: skip
 
 
 def evaluate_items(
@@ -64,10 +66,12 @@ def table(result: dict[str, Any]) -> Table:
     rows = result["rows"]
     columns = dict.fromkeys(key for row in rows.values() for key, value in row.items() if not isinstance(value, dict))
     columns = [key for key in columns if not key.endswith("_error")]
-    shown = Table(caption="\n".join([caption, *result["notes"]]), caption_justify="left")
+    if "modes" in result:
+        caption += "\nagainst the truth: " + ", ".join(f"{k} {v:.4g}" for k, v in result["modes"].items())
+    shown = Table(caption="\n".join([caption, *result["notes"]]), caption_justify="left", padding=(0, 0))
     shown.add_column("")
     for column in columns:
-        shown.add_column(column.replace("_", " "), justify="right")
+        shown.add_column(HEADINGS.get(column, column.replace("_", " ")), justify="right")
     for name, row in rows.items():
         shown.add_row(name, *(_cell(row, column) for column in columns))
     return shown
@@ -139,7 +143,7 @@ def _cell(row: dict[str, Any], column: str) -> str:
     if column not in row:
         return "–"
     error = row.get(f"{column}_error")
-    return f"{row[column]:.4g}" + ("" if error is None else f" ± {error:.2g}")
+    return f"{row[column]:.3g}" + ("" if error is None else f" ±{error:.1g}")
 
 
 def _check_shapes(sets: dict[str, np.ndarray]) -> None:

@@ -1,8 +1,8 @@
 """The run folder: what is in it, written so that a kill or a full disk never leaves half a file.
 
-    RUN/config.yaml  run.json  metrics.jsonl  skipped.txt  previews/  evaluation.json
-    RUN/checkpoints/step-00001000/{state.safetensors, state.json}      to go on from
-    RUN/model/{config.json, weights.safetensors, README.md}            to use and to share
+RUN/config.yaml  run.json  metrics.jsonl  skipped.txt  previews/  evaluation.json
+RUN/checkpoints/step-00001000/{state.safetensors, state.json}      to go on from
+RUN/model/{config.json, weights.safetensors, README.md}            to use and to share
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def halvings(height: int, width: int, smallest: int = 4) -> int:
-    """How often a size is halved (rounding up) until its shorter side would fall below `smallest`."""
+def halvings(height: int, width: int, largest: int = 7) -> int:
+    """How often a size is halved (rounding up) until its shorter side is at most `largest`; at least once."""
     count, side = 0, min(height, width)
-    while -(-side // 2) >= smallest:
+    while side > largest or count == 0:
         side, count = -(-side // 2), count + 1
     return count
 

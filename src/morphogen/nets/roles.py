@@ -30,21 +30,28 @@ class ConvGenerator(nn.Module):
     """Fully connected, then transposed convolutions with batch normalisation (DCGAN, Radford et al. 2016).
 
     width: channels at half the full size; each halving below doubles them, up to `most`.
+    depth: convolutions at each size below the full one; those after the first keep the size.
     """
 
-    def __init__(self, space: Space, latent_dim: int, classes: int = 0, *, width: int = 64, most: int = 256):
+    def __init__(
+        self, space: Space, latent_dim: int, classes: int = 0, *, width: int = 64, most: int = 256, depth: int = 1
+    ):
         super().__init__()
         channels, *self.size = space
-        stages = max(1, halvings(*self.size))
-        widths = [min(most, width * 2**k // 2) for k in range(stages, -1, -1)]
+        stages = halvings(*self.size)
+        widths = [min(most, width * 2**k) for k in range(stages - 1, -1, -1)]
         self.start = (widths[0], *shrunk((self.size[0], self.size[1]), stages))
         self.noise = ConditionedNoise(latent_dim, classes)
         self.dense = nn.Linear(self.noise.out_dim, self.start[0] * self.start[1] * self.start[2])
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[0]), nn.LeakyReLU(0.2)]
-        for i, o in itertools.pairwise(widths):
-            layers += [nn.ConvTranspose2d(i, o, 4, 2, 1, bias=False), nn.BatchNorm2d(o), nn.LeakyReLU(0.2)]
+        for stage, o in enumerate(widths):
+            if stage:
+                layers += [nn.ConvTranspose2d(widths[stage - 1], o, 4, 2, 1, bias=False)]
+                layers += [nn.BatchNorm2d(o), nn.LeakyReLU(0.2)]
+            for _ in range(depth - 1):
+                layers += [nn.Conv2d(o, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.LeakyReLU(0.2)]
         self.body = nn.Sequential(*layers)
-        self.last = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        self.last = nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         h = self.dense(self.noise(z, y)).view(-1, *self.start)  # (B, C0, H0, W0)
@@ -64,7 +71,7 @@ class ConvDiscriminator(nn.Module):
     ):  # fmt: skip
         super().__init__()
         channels, height, wide = space
-        stages = max(1, halvings(height, wide))
+        stages = halvings(height, wide)
         layers: list[nn.Module] = []
         for k in range(stages):
             out = min(most, width * 2**k)
@@ -91,7 +98,7 @@ class ResidualGenerator(nn.Module):
     ):
         super().__init__()
         channels, *self.size = space
-        stages = max(1, halvings(*self.size))
+        stages = halvings(*self.size)
         widths = [min(most, width * 2**k) for k in range(stages, -1, -1)]
         self.start = (widths[0], *shrunk((self.size[0], self.size[1]), stages))
         self.noise = ConditionedNoise(latent_dim, classes)
@@ -117,7 +124,7 @@ class ResidualDiscriminator(nn.Module):
     ):
         super().__init__()
         channels, height, wide = space
-        stages = max(1, halvings(height, wide))
+        stages = halvings(height, wide)
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1)]
         i = width
         for k in range(stages):

@@ -1,0 +1,33 @@
+"""Shared fixtures: caches go to a temporary folder, trainings are tiny, absent real data are a skip with a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MORPHOGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def mnist() -> str:
+    """SRC of real MNIST training digits."""
+    if not (SHARED / "mnist").exists():
+        pytest.skip("real data absent: ../shared/data/mnist")
+    return f"{SHARED / 'mnist'}#train"
+
+
+TINY = [
+    "model.generator={kind: conv, width: 8}", "model.discriminator={kind: conv, width: 8, features: 32}",
+    "model.latent_dim=8", "train.batch_size=16", "evaluate.samples=64", "evaluate.final_samples=128",
+    "evaluate.extractor=random",
+]  # fmt: skip
+"""Settings under which gan-image trains in milliseconds a step."""
