@@ -27,7 +27,7 @@ def softplus(v: float) -> float:
     ],
 )
 def test_losses_equal_their_formulas(name, generator, discriminator):
-    g, d = LOSSES[name]
+    g, d, _ = LOSSES[name]
     assert g(REAL, FAKE).tolist() == pytest.approx(generator, rel=1e-6)
     assert d(REAL, FAKE).tolist() == pytest.approx(discriminator, rel=1e-6)
 

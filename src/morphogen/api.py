@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from morphogen.config import (
@@ -153,13 +154,19 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
 
 
 def check_terms(config: Config, family: Family) -> None:
-    """Every player needs settings and a term with weight; UsageError names what is missing."""
-    for player in config.players:
-        if player not in family.players:
-            raise UsageError(f"The family has no player '{player}'; it has {', '.join(family.players)}.")
+    """Every player needs settings and its first term; no other names may be there. UsageError names the fault."""
+    terms = [name for names in family.terms.values() for name in names]
+    for what, given, known in (("player", config.players, family.players), ("term", config.terms, terms)):
+        for name in given:
+            if name not in known:
+                raise UsageError(f"The family has no {what} '{name}'; it has {', '.join(known)}.{near(name, known)}")
     for player in family.players:
         if player not in config.players:
             raise UsageError(f"The config lacks players.{player}; give it a learning rate, players.{player}.lr.")
+        if family.terms[player][0] not in config.terms:
+            raise UsageError(
+                f"The config lacks terms.{family.terms[player][0]}, without which {player} learns nothing."
+            )
 
 
 def train(
@@ -265,11 +272,12 @@ def decide_steps(config: Config, items: int, trial: Callable[[], Trainer]) -> in
 def extractor_for(name: str, data: Data, seed: int, display: Display | None = None) -> Any:
     """The feature extractor of the scores: named in every table."""
     label = data.evaluation_label()
-    begin = time.perf_counter()
+    precision, begin = choose(), time.perf_counter()
     extractor = choose_extractor(
         name, train_items=data.train.data, train_labels=None if label is None else data.train.labels[label],
         heldout_items=data.heldout.data, heldout_labels=None if label is None else data.heldout.labels.get(label),
-        fingerprint=data.train.fingerprint(), seed=seed,
+        fingerprint=data.train.fingerprint(), seed=seed, autocast=precision.dtype != torch.float32,
+        device=precision.device.type,
     )  # fmt: skip
     if display is not None:
         display.note(f"scores use {extractor.identity} ({time.perf_counter() - begin:.0f} s to make ready)")
@@ -292,7 +300,7 @@ def finish(
 
 def evaluate_model(model: Model, data: Data, extractor: Any, count: int, seed: int = 1) -> dict[str, Any]:
     """Scores of `count` samples of a model against held-out data, with the row of real data beside."""
-    samples = raw_layout(model.sample(count, seed), model.modality.space)
+    samples = model.modality.raw(model.sample(count, seed))
     result = evaluate_items(samples, data.train.data, data.heldout.data, extractor, seed=seed)
     result["split"] = data.split
     add_modes(result, samples, data.train.spec)
@@ -311,16 +319,10 @@ def add_modes(result: dict[str, Any], samples: np.ndarray, spec: str) -> None:
         result["modes"] = mixture_modes(samples, centers, sigma)
 
 
-def raw_layout(array: np.ndarray, space: tuple[int, ...]) -> np.ndarray:
-    """Arrays as in .npy files → raw items (N, C, H, W) or (N, D)."""
-    if len(space) == 1:
-        return array
-    return array[:, None] if array.ndim == 3 else np.ascontiguousarray(array.transpose(0, 3, 1, 2))
-
-
 def evaluate(
     run: str | Path | None = None, *, data: str | None = None, samples: str | None = None, heldout: str | None = None,
     extractor: str = "auto", count: int = 10_000, seed: int = 0, display: Display | None = None,
+    networks: dict[str, nn.Module] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run, or anybody's samples (a folder or .npy), against held-out data.
 
@@ -330,7 +332,7 @@ def evaluate(
     if (run is None) == (samples is None):
         raise UsageError("Give evaluate a run, or --samples with --data.")
     if run is not None:
-        return _evaluate_run(run, data, heldout, extractor, count, seed, display)
+        return _evaluate_run(load(run, networks), run, data, heldout, extractor, count, seed, display)
     if data is None:
         raise UsageError("Give --data: what the model of these samples was trained on.")
     items = load_data(_data_config(Config(), data, heldout, seed))
@@ -353,10 +355,9 @@ def _data_config(config: Config, data: str | None, heldout: str | None, seed: in
 
 
 def _evaluate_run(
-    run: str | Path, data: str | None, heldout: str | None, extractor: str, count: int, seed: int,
+    model: Model, run: str | Path, data: str | None, heldout: str | None, extractor: str, count: int, seed: int,
     display: Display | None,
 ) -> dict[str, Any]:  # fmt: skip
-    model = load(run)
     training = model.description.training
     config = Config(data=training["data_config"])
     if data is not None and data != config.data.source:

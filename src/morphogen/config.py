@@ -7,6 +7,7 @@ Every section forbids extra keys; `apply_settings` understands `--set a.b=c`, wh
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,15 +26,27 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the items come from and how they are fitted to one shape."""
 
-    source: str = Field("builtin:digits", description="builtin:NAME, folder, IDX folder, .npy or .npz, then #SELECT")
-    size: str | None = Field(None, description="'64' or HEIGHTxWIDTH; by default what fits the median, at most 128")
-    fit: Literal["crop", "pad", "stretch"] = Field("crop", description="how an image of another shape is fitted")
-    channels: Literal[1, 3, 4] | None = Field(None, description="1 grey, 3 colour, 4 with alpha; by default 1 or 3")
-    label: str | None = Field(None, description="the attribute that conditions the model")
-    label_pattern: str | None = Field(None, description="attributes out of file names: '{digit}_{speaker}_{take}'")
-    heldout: str | None = Field(None, description="SRC of a held-out set; by default a seeded split of source")
-    heldout_fraction: float = Field(0.1, gt=0, lt=1, description="share held out when no set is named")
-    max_bad: float = Field(0.1, ge=0, le=1, description="training stops when a larger share of the items is unreadable")
+    source: str = Field(
+        default="builtin:digits", description="builtin:NAME, folder, IDX folder, .npy or .npz, then #SELECT"
+    )
+    size: str | None = Field(
+        default=None, description="'64' or HEIGHTxWIDTH; by default what fits the median, at most 128"
+    )
+    fit: Literal["crop", "pad", "stretch"] = Field(
+        default="crop", description="how an image of another shape is fitted"
+    )
+    channels: Literal[1, 3, 4] | None = Field(
+        default=None, description="1 grey, 3 colour, 4 with alpha; by default 1 or 3"
+    )
+    label: str | None = Field(default=None, description="the attribute that conditions the model")
+    label_pattern: str | None = Field(
+        default=None, description="attributes out of file names: '{digit}_{speaker}_{take}'"
+    )
+    heldout: str | None = Field(default=None, description="SRC of a held-out set; by default a seeded split of source")
+    heldout_fraction: float = Field(default=0.1, gt=0, lt=1, description="share held out when no set is named")
+    max_bad: float = Field(
+        default=0.1, ge=0, le=1, description="training stops when a larger share of the items is unreadable"
+    )
 
     @field_validator("size", mode="before")
     @classmethod
@@ -44,22 +57,22 @@ class DataConfig(Section):
 class TermConfig(Section):
     """One named loss: how much it counts, and when."""
 
-    weight: float = Field(1.0, description="factor of the term in its player's loss; 0 switches it off")
-    every: int = Field(1, ge=1, description="computed at every n-th step only, then with n times the weight")
-    warmup: int = Field(0, ge=0, description="the weight rises linearly from 0 during this many steps")
-    until: int | None = Field(None, ge=0, description="no weight from this step on")
-    final: float | None = Field(None, description="the weight goes to this by a cosine until the last step")
+    weight: float = Field(default=1.0, description="factor of the term in its player's loss; 0 switches it off")
+    every: int = Field(default=1, ge=1, description="computed at every n-th step only, then with n times the weight")
+    warmup: int = Field(default=0, ge=0, description="the weight rises linearly from 0 during this many steps")
+    until: int | None = Field(default=None, ge=0, description="no weight from this step on")
+    final: float | None = Field(default=None, description="the weight goes to this by a cosine until the last step")
 
 
 class PlayerConfig(Section):
     """How one player learns."""
 
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     betas: tuple[float, float] = (0.0, 0.99)
-    weight_decay: float = Field(0.0, ge=0)
-    repeats: int = Field(1, ge=1, description="turns it takes in a step")
-    every: int = Field(1, ge=1, description="it plays at every n-th step only")
-    clip: float | None = Field(None, gt=0, description="largest norm of its gradient")
+    weight_decay: float = Field(default=0.0, ge=0)
+    repeats: int = Field(default=1, ge=1, description="turns it takes in a step")
+    every: int = Field(default=1, ge=1, description="it plays at every n-th step only")
+    clip: float | None = Field(default=None, gt=0, description="largest norm of its gradient")
 
 
 class AugmentConfig(Section):
@@ -67,49 +80,61 @@ class AugmentConfig(Section):
 
     mode: Literal["off", "fixed", "adaptive"] = "adaptive"
     policy: list[Literal["translation", "cutout", "color", "flip"]] = ["translation", "cutout", "color"]
-    probability: float = Field(0.0, ge=0, le=1, description="of each kind for each item; the first value if adaptive")
-    target: float = Field(0.5, description="adaptive: the gap of D between training and held-out items to allow")
-    every: int = Field(16, ge=1, description="adaptive: the gap is measured every n-th step")
-    images: int = Field(100_000, ge=1, description="adaptive: images in which the probability can go from 0 to 1")
-    most: float = Field(0.8, ge=0, le=1, description="adaptive: the largest probability")
+    probability: float = Field(
+        default=0.0, ge=0, le=1, description="of each kind for each item; the first value if adaptive"
+    )
+    target: float = Field(
+        default=0.5, description="adaptive: the gap of D between training and held-out items to allow"
+    )
+    every: int = Field(default=16, ge=1, description="adaptive: the gap is measured every n-th step")
+    images: int = Field(
+        default=100_000, ge=1, description="adaptive: images in which the probability can go from 0 to 1"
+    )
+    most: float = Field(default=0.8, ge=0, le=1, description="adaptive: the largest probability")
 
 
 class TrainConfig(Section):
     """The loop: how long, how large, how often."""
 
     seed: int = 0
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0, description="used when no steps are given")
-    minutes: float | None = Field(None, gt=0, description="used when no steps are given: speed is measured")
-    batch_size: int = Field(64, ge=2)
-    schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="of the learning rates")
-    warmup: int = Field(0, ge=0, description="steps in which the learning rates rise from 0")
-    decay_from: float = Field(0.0, ge=0, lt=1, description="share of the steps after which the decay begins")
-    ema: float = Field(0.02, ge=0, lt=1, description="half-life of the weights' average, a share of the steps so far")
-    ema_most: float = Field(2000, gt=0, description="longest half-life of that average, in steps")
-    checkpoint_every: int | None = Field(None, ge=1, description="steps; by default a twentieth of the run")
-    evaluate_every: int | None = Field(None, ge=1, description="steps; by default a twentieth of the run")
-    keep: int = Field(2, ge=1, description="checkpoints kept")
-    log_every: int = Field(20, ge=1, description="steps between lines of metrics.jsonl")
-    explode: float = Field(100.0, gt=1, description="an update is skipped when its norm is this many times the usual")
-    patience: int = Field(20, ge=1, description="skipped updates in a row before going back to a checkpoint")
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0, description="used when no steps are given")
+    minutes: float | None = Field(default=None, gt=0, description="used when no steps are given: speed is measured")
+    batch_size: int = Field(default=64, ge=2)
+    schedule: Literal["constant", "cosine", "linear"] = Field(default="cosine", description="of the learning rates")
+    warmup: int = Field(default=0, ge=0, description="steps in which the learning rates rise from 0")
+    decay_from: float = Field(default=0.0, ge=0, lt=1, description="share of the steps after which the decay begins")
+    ema: float = Field(
+        default=0.02, ge=0, lt=1, description="half-life of the weights' average, a share of the steps so far"
+    )
+    ema_most: float = Field(default=2000, gt=0, description="longest half-life of that average, in steps")
+    checkpoint_every: int | None = Field(default=None, ge=1, description="steps; by default a twentieth of the run")
+    evaluate_every: int | None = Field(default=None, ge=1, description="steps; by default a twentieth of the run")
+    keep: int = Field(default=2, ge=1, description="checkpoints kept")
+    log_every: int = Field(default=20, ge=1, description="steps between lines of metrics.jsonl")
+    explode: float = Field(
+        default=100.0, gt=1, description="an update is skipped when its norm is this many times the usual"
+    )
+    patience: int = Field(default=20, ge=1, description="skipped updates in a row before going back to a checkpoint")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    tensorboard: bool = Field(False, description="curves for TensorBoard (the `track` extra) in RUN/tensorboard")
+    tensorboard: bool = Field(
+        default=False, description="curves for TensorBoard (the `track` extra) in RUN/tensorboard"
+    )
 
 
 class EvaluateConfig(Section):
     """The held-out score that picks the best model, and the final evaluation."""
 
-    extractor: str = Field("auto", description="auto, random, classifier, inception:FILE or dinov2:FILE")
-    samples: int = Field(2000, ge=16, description="samples scored during training")
-    final_samples: int = Field(10_000, ge=16, description="samples scored at the end")
+    extractor: str = Field(default="auto", description="auto, random, classifier, inception:FILE or dinov2:FILE")
+    samples: int = Field(default=2000, ge=16, description="samples scored during training")
+    final_samples: int = Field(default=10_000, ge=16, description="samples scored at the end")
 
 
 class SampleConfig(Section):
     """Stored with the model: what `sample` does without options."""
 
-    temperature: float = Field(1.0, gt=0, description="factor on the noise")
-    truncation: float | None = Field(None, gt=0, description="noise beyond this is drawn anew")
+    temperature: float = Field(default=1.0, gt=0, description="factor on the noise")
+    truncation: float | None = Field(default=None, gt=0, description="noise beyond this is drawn anew")
 
 
 class Config(Section):
@@ -172,10 +197,26 @@ def apply_settings(values: dict[str, Any], settings: list[str]) -> dict[str, Any
             if not isinstance(node, dict):
                 raise UsageError(f"The config key '{key}' goes below '{parent}', which is a plain value.")
         try:
-            node[last] = number_or(yaml.safe_load(text))
+            node[last] = number_or(parse_yaml(text))
         except yaml.YAMLError:
             node[last] = text
     return values
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which only true and false are booleans: `augment.mode=off` means the word."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.IGNORECASE), list("tTfF"))
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; yaml.YAMLError when it is none."""
+    return yaml.load(text, Loader)  # a SafeLoader
 
 
 def number_or(value: Any) -> Any:
@@ -191,7 +232,7 @@ def number_or(value: Any) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; UsageError when it cannot be read or is none."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"The config file {path} cannot be read: {str(error).splitlines()[0]}.") from None
     if not isinstance(values, dict):

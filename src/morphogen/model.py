@@ -125,11 +125,10 @@ class Model:
         """Latent codes float32 (N, latent_dim) of items (N, …). A GAN has no encoder: its codes are found by search."""
         x = self.tensor(items)
         y = self._given_labels(label, len(x))
-        with torch.enable_grad():
-            parts = [
-                self.family.invert(x[i : i + 100], None if y is None else y[i : i + 100], seed)
-                for i in range(0, len(x), 100)
-            ]
+        parts = [
+            self.family.encode(x[i : i + 100], None if y is None else y[i : i + 100], seed)
+            for i in range(0, len(x), 100)
+        ]
         return torch.cat(parts).cpu().numpy()
 
     def decode(self, codes: np.ndarray, label: str | list[str] | None = None) -> np.ndarray:
@@ -159,34 +158,17 @@ class Model:
         return self.decode(codes, label)
 
     def score(self, items: np.ndarray, label: str | list[str] | None = None) -> np.ndarray:
-        """The probability (N,) that the discriminator gives each item of being real; 0.5 is a typical sample's."""
+        """How well each item (N,) fits the training data: a GAN's probability of being real, 0.5 for its samples."""
         x = self.tensor(items)
         y = self._given_labels(label, len(x))
-        base = self._base_logit()
-        with torch.no_grad():
-            parts = [
-                self.family.score(x[i : i + 500], None if y is None else y[i : i + 500], base)
-                for i in range(0, len(x), 500)
-            ]
+        parts = [
+            self.family.score(x[i : i + 500], None if y is None else y[i : i + 500]) for i in range(0, len(x), 500)
+        ]
         return torch.cat(parts).cpu().numpy()
-
-    def _base_logit(self) -> float:
-        """The mean logit of 1,000 samples: a relativistic discriminator knows no other origin."""
-        z, labels = self.family.noise(1000, 0), self.labels(None, 1000)
-        logits = []
-        with torch.no_grad():
-            for i, x in enumerate(self.family.decode_noise(z, labels)):
-                y = None if labels is None else labels[100 * i : 100 * i + len(x)].to(x.device)
-                logits.append(self.family.discriminator(x, y))
-        return float(torch.cat(logits).mean())
 
     def tensor(self, items: np.ndarray) -> Tensor:
         """Items in .npy layout → the family's tensors (N, *space); UsageError when their shape is another."""
-        raw = torch.from_numpy(np.ascontiguousarray(items))
-        if raw.dim() == len(self.modality.space) and self.modality.name == "image":
-            raw = raw.unsqueeze(1)
-        elif self.modality.name == "image":
-            raw = raw.permute(0, 3, 1, 2)
+        raw = torch.from_numpy(np.ascontiguousarray(self.modality.raw(items)))
         if tuple(raw.shape[1:]) != self.modality.space:
             raise UsageError(f"The model takes items of shape {self.modality.space}, not {tuple(raw.shape[1:])}.")
         return self.modality.encode(raw.to(self.family.device))
@@ -242,7 +224,7 @@ def load(path: str | Path, networks: dict[str, nn.Module] | None = None) -> Mode
     except RuntimeError as error:
         raise MorphogenError(f"{folder} is damaged: {str(error).splitlines()[-1].strip()}") from None
     precision = choose("float32")  # samples and scores are measured in full precision
-    return Model(family.to(precision.device, memory_format=torch.channels_last), description)
+    return Model(family.to(precision.device).to(memory_format=torch.channels_last), description)
 
 
 def start_from(family: Family, path: str | Path) -> tuple[int, int]:
@@ -250,7 +232,8 @@ def start_from(family: Family, path: str | Path) -> tuple[int, int]:
     there = load_tensors(model_folder(path) / "weights.safetensors")
     here = family.state_dict()
     fits = {k: v for k, v in there.items() if k in here and here[k].shape == v.shape}
-    if not any(k in dict(family.named_parameters()) for k in fits):
+    matrices = [k for k, parameter in family.named_parameters() if parameter.dim() > 1]
+    if not any(k in fits for k in matrices):
         raise UsageError(f"No weight of {path} fits this model; --init needs the same kind of networks.")
     family.load_state_dict(fits, strict=False)
     return len(fits), len(here)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from morphogen.api import raw_layout, read_for
+from morphogen.api import read_for
 from morphogen.data import Dataset
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.model import Model
@@ -24,7 +24,7 @@ def write_items(model: Model, items: np.ndarray, out: Path, names: Sequence[str]
     if out.suffix == ".npy":
         write_arrays(out, {"items": items})
         return
-    raw = raw_layout(items, model.modality.space)
+    raw = model.modality.raw(items)
     if out.suffix == ".gif":
         out.parent.mkdir(parents=True, exist_ok=True)
         model.modality.animate(raw, out)
@@ -44,7 +44,7 @@ def write_arrays(out: Path, arrays: dict[str, Any]) -> None:
     """The first array → FILE.npy, or all, by name → FILE.npz."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npz":
-        np.savez(out, **{name: np.asarray(value) for name, value in arrays.items()})
+        np.savez(out, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
     else:
         np.save(out, np.asarray(next(iter(arrays.values()))), allow_pickle=False)
 
@@ -87,9 +87,8 @@ def print_check(result: dict[str, Any]) -> None:
     from rich.pretty import pprint
 
     console = Console()
-    bad = result.pop("bad", [])
+    bad_files = result.pop("bad_files")
     pprint(result, console=console, expand_all=True, max_length=60)
-    for entry in bad:
-        path, reason = (entry["path"], entry["reason"]) if isinstance(entry, dict) else entry
-        console.print(f"[red]bad[/] {path}: {reason}", highlight=False)
-    console.print(result.get("why", ""), style="bold")
+    for path, reason in bad_files:
+        print(f"bad: {path}: {reason}")  # a long path must not be broken into lines
+    console.print(result["why"], style="bold")

@@ -20,14 +20,15 @@ def gan_image() -> Config:
         model={
             "latent_dim": 64,
             "loss": "relativistic",
+            "penalty": "difference",  # a third less time than the exact form at equal quality: RESULTS.md
             "generator": {"kind": "conv", "width": 64},
             "discriminator": {"kind": "conv", "width": 32},
         },
         terms={
             "generator": TermConfig(),
             "discriminator": TermConfig(),
-            "r1": TermConfig(weight=1.2e-4, every=8),
-            "r2": TermConfig(weight=1.2e-4, every=8),
+            "r1": TermConfig(weight=1.2e-4, every=4),
+            "r2": TermConfig(weight=1.2e-4, every=4),
         },
         players={"generator": PlayerConfig(lr=1e-3), "discriminator": PlayerConfig(lr=1e-3)},
         train=TrainConfig(steps=20_000, batch_size=64),
@@ -86,7 +87,7 @@ def gan_seed() -> Config:
             "latent_dim": 100,
             "loss": "nonsaturating",
             "generator": {"kind": "dense", "hidden": [128, 256, 512, 1024], "slope": 0.3, "norm_momentum": 0.2},
-            "discriminator": {"kind": "conv", "width": 64, "dropout": 0.3},
+            "discriminator": {"kind": "conv", "width": 32, "dropout": 0.3},
         },
         terms={"generator": TermConfig(), "discriminator": TermConfig()},
         players={

@@ -160,8 +160,10 @@ class RunFolder:
             if before is not None and step > before:
                 continue
             folder = self.checkpoints / f"step-{step:08d}"
-            with contextlib.suppress(MorphogenError):
+            try:
                 return load_tensors(folder / "state.safetensors"), read_json(folder / "state.json")
+            except MorphogenError:
+                shutil.rmtree(folder, ignore_errors=True)  # damaged: what is beyond the one before is made anew
         return None
 
 

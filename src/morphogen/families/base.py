@@ -57,12 +57,14 @@ class Family(nn.Module, ABC):
     """Networks, their players and terms. The loop owns weights, optimizers and schedules; nothing of them is here.
 
     players: player → names of the sub-modules that learn in its turn; turns are taken in this order.
+    terms: player → names of the terms it may have; the first is required.
     averaged: sub-modules whose moving average makes the samples.
     numbers: plain state beside the tensors (the strength of augmentation), saved in every checkpoint.
     """
 
     Options: ClassVar[type[Section]]
     players: ClassVar[dict[str, tuple[str, ...]]]
+    terms: ClassVar[dict[str, tuple[str, ...]]]
     averaged: ClassVar[tuple[str, ...]]
     latent_dim: int
 
@@ -90,6 +92,14 @@ class Family(nn.Module, ABC):
     @abstractmethod
     def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
         """Noise (B, Z) and labels (B,) → items (B, *space)."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, y: Tensor | None, seed: int) -> Tensor:
+        """Items x (B, *space) and labels (B,) → latent codes (B, Z)."""
+
+    @abstractmethod
+    def score(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """How well each item (B,) fits the training data: high for typical items, low for anomalies."""
 
     @property
     def device(self) -> torch.device:

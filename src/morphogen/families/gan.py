@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from morphogen.config import AugmentConfig, Section
@@ -23,12 +23,21 @@ from morphogen.objectives.adversarial import LOSSES, squared_difference, squared
 class GANOptions(Section):
     """The `model` section of a GAN's config."""
 
-    latent_dim: int = Field(64, ge=1)
-    loss: Literal["relativistic", "nonsaturating", "hinge", "leastsquares", "wasserstein"] = "relativistic"
-    penalty: Literal["exact", "difference"] = Field("exact", description="form of R1 and R2: gradient or difference")
-    sigma: float = Field(0.05, gt=0, description="step of the difference form")
+    latent_dim: int = Field(default=64, ge=1)
+    loss: str = Field(default="relativistic", description=", ".join(LOSSES))
+    penalty: Literal["exact", "difference"] = Field(
+        default="exact", description="form of R1 and R2: gradient or difference"
+    )
+    sigma: float = Field(default=0.05, gt=0, description="step of the difference form")
     generator: dict[str, Any] = Field(default_factory=dict, description="kind and its options")
     discriminator: dict[str, Any] = Field(default_factory=dict, description="kind and its options")
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        if name not in LOSSES:
+            raise ValueError(f"there is no such loss, only {', '.join(LOSSES)}")
+        return name
 
 
 class GAN(Family):
@@ -40,6 +49,10 @@ class GAN(Family):
 
     Options = GANOptions
     players = {"generator": ("generator",), "discriminator": ("discriminator",)}  # noqa: RUF012
+    terms = {  # noqa: RUF012
+        "generator": ("generator",),
+        "discriminator": ("discriminator", "r1", "r2", "gradient_penalty"),
+    }
     averaged = ("generator",)
 
     def __init__(
@@ -79,11 +92,11 @@ class GAN(Family):
         fake = self._fake(turn, len(real), y)
         turn.cache["fake"] = fake.detach()
         real_logit = torch.zeros((), device=real.device)
-        if self.options.loss == "relativistic":  # the only loss whose generator looks at real items
+        loss = LOSSES[self.options.loss]
+        if loss.generator_sees_real:
             with torch.no_grad():
                 real_logit = self._judge(turn, "real", real, y)
-        loss, _ = LOSSES[self.options.loss]
-        return {"generator": loss(real_logit, self._judge(turn, "fake", fake, y))}
+        return {"generator": loss.generator(real_logit, self._judge(turn, "fake", fake, y))}
 
     def _discriminator_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         real, y = batch["a"], batch.get("label")
@@ -93,8 +106,7 @@ class GAN(Family):
                 fake = self._fake(turn, len(real), y)
         both, labels = torch.cat([real, fake]), None if y is None else torch.cat([y, y])
         real_logit, fake_logit = self._judge(turn, "both", both, labels).chunk(2)
-        _, loss = LOSSES[self.options.loss]
-        terms = {"discriminator": loss(real_logit, fake_logit)}
+        terms = {"discriminator": LOSSES[self.options.loss].discriminator(real_logit, fake_logit)}
         for name, items in (("r1", real), ("r2", fake)):
             if name in turn.weights:
                 terms[name] = self._penalty(turn, name, items, y)
@@ -145,15 +157,22 @@ class GAN(Family):
         self.numbers["augment"] = min(self.augment.most, max(0.0, self.numbers["augment"] + move))
 
     @torch.no_grad()
-    def score(self, x: Tensor, y: Tensor | None = None, base: float = 0.0) -> Tensor:
-        """The probability (B,) that the discriminator gives items x (B, *space) of being real.
+    def score(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """The probability (B,) that the discriminator gives items x (B, *space) of being real; generated ones get 0.5.
 
-        base: the logit that counts as even odds (a relativistic discriminator's logits have no origin of their own).
+        A relativistic discriminator's logits have no origin of their own: here it is the mean logit of 1,000 samples.
         """
+        labels = torch.arange(1000) % self.classes if self.classes else None
+        samples = torch.cat(list(self.decode_noise(self.noise(1000, 0), labels)))
+        base = self.discriminator(samples, None if labels is None else labels.to(x.device)).mean()
         return torch.sigmoid(self.discriminator(x, y) - base)
 
-    def invert(self, x: Tensor, y: Tensor | None, seed: int, steps: int = 300, starts: int = 200) -> Tensor:
-        """The noise z (B, Z) whose item is nearest to x (B, *space), by Adam from the best of `starts` random draws."""
+    @torch.enable_grad()
+    def encode(self, x: Tensor, y: Tensor | None, seed: int, steps: int = 300, starts: int = 200) -> Tensor:
+        """The noise z (B, Z) whose item is nearest to x (B, *space): inversion, since a GAN has no encoder.
+
+        Adam from the best of `starts` random draws of each item's label.
+        """
         with torch.no_grad():
             z = self._nearest_start(x, y, seed, starts)
         z.requires_grad_(True)

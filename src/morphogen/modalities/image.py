@@ -40,6 +40,10 @@ class Image:
         """uint8 (N, C, H, W) → the layout of .npy files: (N, H, W) grey, else (N, H, W, C)."""
         return raw[:, 0] if raw.shape[1] == 1 else raw.transpose(0, 2, 3, 1)
 
+    def raw(self, array: np.ndarray) -> np.ndarray:
+        """The inverse of `array`: (N, H, W) or (N, H, W, C) → (N, C, H, W)."""
+        return array[:, None] if array.ndim == 3 else np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+
     def save(self, item: np.ndarray, path: Path) -> None:
         """One uint8 (C, H, W) item as a PNG file."""
         from PIL import Image as Pillow

@@ -39,6 +39,10 @@ class Points:
         """The layout of .npy files: (N, D)."""
         return raw
 
+    def raw(self, array: np.ndarray) -> np.ndarray:
+        """The inverse of `array`."""
+        return array
+
     def save(self, item: np.ndarray, path: Path) -> None:
         """One (D,) item as a line of numbers."""
         path.write_text(" ".join(f"{v:.6g}" for v in item) + "\n", encoding="utf-8")

@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,13 @@ from morphogen.nets.blocks import ConditionedNoise, ResidualBlock, Verdict, crop
 Space = tuple[int, ...]
 
 
-class ConvGenerator(nn.Module):
+class Role(nn.Module):
+    """A network of this file. ranks: how many numbers a space that it works on may have (3: images, 1: points)."""
+
+    ranks: ClassVar[tuple[int, ...]] = (3,)
+
+
+class ConvGenerator(Role):
     """Fully connected, then transposed convolutions with batch normalisation (DCGAN, Radford et al. 2016).
 
     width: channels at half the full size; each halving below doubles them, up to `most`.
@@ -59,7 +65,7 @@ class ConvGenerator(nn.Module):
         return crop(self.last(h), (self.size[0], self.size[1]))
 
 
-class ConvDiscriminator(nn.Module):
+class ConvDiscriminator(Role):
     """Strided convolutions, then fully connected to one logit, without normalisation (which would couple the items).
 
     width: channels at half the full size; each further halving doubles them, up to `most`.
@@ -90,7 +96,7 @@ class ConvDiscriminator(nn.Module):
         return self.verdict(F.leaky_relu(self.dense(self.body(x)), 0.2), y)
 
 
-class ResidualGenerator(nn.Module):
+class ResidualGenerator(Role):
     """Fully connected, then residual blocks and nearest-neighbour doublings, without normalisation (after R3GAN)."""
 
     def __init__(
@@ -116,7 +122,7 @@ class ResidualGenerator(nn.Module):
         return crop(self.last(F.leaky_relu(h, 0.2)), (self.size[0], self.size[1]))
 
 
-class ResidualDiscriminator(nn.Module):
+class ResidualDiscriminator(Role):
     """The residual generator mirrored: blocks and average pooling, then fully connected to one logit."""
 
     def __init__(
@@ -143,11 +149,13 @@ class ResidualDiscriminator(nn.Module):
         return self.verdict(F.leaky_relu(self.dense(self.body(x)), 0.2), y)
 
 
-class DenseGenerator(nn.Module):
+class DenseGenerator(Role):
     """Fully connected layers only, for points and for the seed's generator.
 
     norm_momentum: torch's momentum of batch normalisation after each activation; None leaves it out.
     """
+
+    ranks = (1, 3)
 
     def __init__(
         self, space: Space, latent_dim: int, classes: int = 0, *, hidden: tuple[int, ...] = (256, 256, 256),
@@ -168,8 +176,10 @@ class DenseGenerator(nn.Module):
         return self.body(self.noise(z, y)).view(-1, *self.space)
 
 
-class DenseDiscriminator(nn.Module):
+class DenseDiscriminator(Role):
     """Fully connected layers to one logit."""
+
+    ranks = (1, 3)
 
     def __init__(self, space: Space, classes: int = 0, *, hidden: tuple[int, ...] = (256, 256, 256)):
         super().__init__()
@@ -189,7 +199,7 @@ GENERATORS = {"conv": ConvGenerator, "residual": ResidualGenerator, "dense": Den
 DISCRIMINATORS = {"conv": ConvDiscriminator, "residual": ResidualDiscriminator, "dense": DenseDiscriminator}
 
 
-def build_network(registry: dict[str, Callable[..., nn.Module]], options: dict[str, Any], **context: Any) -> nn.Module:
+def build_network(registry: Mapping[str, type[Role]], options: dict[str, Any], **context: Any) -> nn.Module:
     """The network that `options` describe: {'kind': name, then that kind's own keywords}.
 
     Raises UsageError for an unknown kind or keyword, or a network that does not take the given space.
@@ -202,8 +212,8 @@ def build_network(registry: dict[str, Callable[..., nn.Module]], options: dict[s
     for key in options:
         if key not in known:
             raise UsageError(f"A '{kind}' network has no option '{key}'; it has {', '.join(known)}.{near(key, known)}")
-    if kind != "dense" and len(context["space"]) != 3:
-        raise UsageError(f"A '{kind}' network is for images; set the network's kind to dense for other data.")
+    if len(context["space"]) not in registry[kind].ranks:
+        raise UsageError(f"A '{kind}' network cannot work on data of shape {context['space']}; set another kind.")
     return registry[kind](**context, **options)
 
 

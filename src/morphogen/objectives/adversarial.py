@@ -7,6 +7,7 @@ to be minimised.  Where a loss compares the two, item i of one is paired with it
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,12 +59,23 @@ def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     return fake - real
 
 
-LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "relativistic": (relativistic_generator, relativistic_discriminator),
-    "nonsaturating": (nonsaturating_generator, nonsaturating_discriminator),
-    "hinge": (linear_generator, hinge_discriminator),
-    "leastsquares": (leastsquares_generator, leastsquares_discriminator),
-    "wasserstein": (linear_generator, wasserstein_discriminator),
+class AdversarialLoss(NamedTuple):
+    """The two sides of a game, each (real logits, fake logits) → (B,).
+
+    generator_sees_real: whether the generator's side needs the real logits (it is given zeros where not).
+    """
+
+    generator: Callable[[Tensor, Tensor], Tensor]
+    discriminator: Callable[[Tensor, Tensor], Tensor]
+    generator_sees_real: bool = False
+
+
+LOSSES = {
+    "relativistic": AdversarialLoss(relativistic_generator, relativistic_discriminator, generator_sees_real=True),
+    "nonsaturating": AdversarialLoss(nonsaturating_generator, nonsaturating_discriminator),
+    "hinge": AdversarialLoss(linear_generator, hinge_discriminator),
+    "leastsquares": AdversarialLoss(leastsquares_generator, leastsquares_discriminator),
+    "wasserstein": AdversarialLoss(linear_generator, wasserstein_discriminator),
 }
 
 
