@@ -26,9 +26,9 @@ from torch.nn.functional import softplus
 from torch.utils.flop_counter import FlopCounterMode
 
 from morphogen import api
+from morphogen.loop import Trainer
 from morphogen.precision import choose
 from morphogen.run import RunFolder
-from morphogen.train import Trainer
 
 HERE = Path(__file__).resolve().parent
 CASES = {

@@ -13,13 +13,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from morphogen import load
+
 ROOT = Path(__file__).resolve().parents[1]
 MNIST = "MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; CC BY-SA 3.0."
 ZOO = {
     "gan-mnist": (
-        "morphogen train gan-image --data ../shared/data/mnist#train --minutes 20 --set data.label=label", MNIST,
+        "morphogen train gan-image --data ../shared/data/mnist#train --minutes 10 --set data.label=label "
+        "--set model.latent_dim=32 --set model.discriminator.features=64",
+        MNIST,
     ),
-}  # fmt: skip
+}
 
 
 def make(name: str) -> None:
@@ -34,6 +38,10 @@ def make(name: str) -> None:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(run / "model", target / "model")
     shutil.copy(run / "evaluation.json", target)
+    model = load(target)
+    sheet = model.modality.raw(model.sample(80, seed=0, label="all" if model.classes else None))
+    (ROOT / "docs" / "pictures").mkdir(parents=True, exist_ok=True)
+    model.modality.preview(sheet, ROOT / "docs" / "pictures" / f"{name}.png", 10)
     card = target / "model" / "README.md"
     card.write_text(card.read_text(encoding="utf-8") + f"\nData: {attribution}\n", encoding="utf-8")
 

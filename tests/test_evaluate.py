@@ -9,7 +9,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 from morphogen.errors import MorphogenError
-from morphogen.evaluate import FLOOR, SAMPLES, HeldoutScore, class_balance, evaluate_items, table
+from morphogen.evaluation import FLOOR, SAMPLES, HeldoutScore, class_balance, evaluate_items, table
 from morphogen.metrics import classifier
 from morphogen.metrics.distances import frechet_distance
 from morphogen.metrics.extractors import PointFeatures, RandomFeatures, train_classifier

@@ -18,10 +18,10 @@ from conftest import TINY
 from morphogen import api, precision
 from morphogen.config import PlayerConfig, TermConfig, TrainConfig
 from morphogen.errors import MorphogenError, UsageError
+from morphogen.loop import Stopped, Trainer
 from morphogen.model import load
 from morphogen.optim import Average, Guard, guarded_step, lr_factor, optimizer, term_weight
 from morphogen.run import RunFolder, load_tensors
-from morphogen.train import Stopped, Trainer
 
 SETTINGS = [*TINY, "data.label=label", "train.checkpoint_every=7", "train.evaluate_every=11"]
 

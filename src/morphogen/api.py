@@ -29,14 +29,14 @@ from morphogen.config import (
 from morphogen.data import Dataset, open_source, prepare, split
 from morphogen.data.images import parse_size
 from morphogen.errors import MorphogenError, UsageError
-from morphogen.evaluate import HeldoutScore, evaluate_items
+from morphogen.evaluation import HeldoutScore, evaluate_items
 from morphogen.families import Family
+from morphogen.loop import Display, Silence, Trainer, steps_for_minutes
 from morphogen.metrics.extractors import choose_extractor
 from morphogen.model import Description, Model, build_family, load, save_model, start_from
 from morphogen.precision import choose
 from morphogen.recipes import RECIPES
 from morphogen.run import RunFolder, model_folder, read_json, write_json, write_text
-from morphogen.train import Display, Silence, Trainer, steps_for_minutes
 
 
 @dataclass
@@ -327,7 +327,7 @@ def evaluate(
     """Score a run, or anybody's samples (a folder or .npy), against held-out data.
 
     data: what the samples' model was trained on (a run knows its own).  heldout: by default a seeded split of it.
-    Returns the scores; `morphogen.evaluate.table` prints them. UsageError unless one of run, samples is given.
+    Returns the scores; `morphogen.evaluation.table` prints them. UsageError unless one of run, samples is given.
     """
     if (run is None) == (samples is None):
         raise UsageError("Give evaluate a run, or --samples with --data.")

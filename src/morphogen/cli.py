@@ -58,7 +58,7 @@ def train(
 ) -> None:
     """Train a model; the same command again goes on where it stopped."""
     from morphogen import api
-    from morphogen.evaluate import table
+    from morphogen.evaluation import table
     from morphogen.progress import TensorBoardDisplay, TerminalDisplay
 
     settings = setting or []
@@ -214,7 +214,7 @@ def evaluate(
 ) -> None:
     """Score a model, or anybody's samples, against held-out data; the row of real data is the floor."""
     from morphogen import api
-    from morphogen.evaluate import table
+    from morphogen.evaluation import table
     from morphogen.progress import TerminalDisplay
 
     display = None if as_json else TerminalDisplay(1)

@@ -24,11 +24,11 @@ from morphogen.config import AugmentConfig, SampleConfig, near, validate
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.families import FAMILIES, Family
 from morphogen.families.base import seed_of
+from morphogen.loop import frequent_labels, sample_raw
 from morphogen.modalities import MODALITIES
 from morphogen.nets import initialise
 from morphogen.precision import choose
 from morphogen.run import load_tensors, model_folder, new_folder, read_json, save_tensors
-from morphogen.train import frequent_labels, sample_raw
 
 
 @dataclass

@@ -60,7 +60,7 @@ class Average:
         for name, module in self.modules.items():
             mine = [t for t in _tensors(module) if t.is_floating_point()]
             theirs = [t for t in _tensors(source[name]) if t.is_floating_point()]
-            torch._foreach_lerp_(mine, theirs, new)
+            torch._foreach_lerp_(mine, theirs, new)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
@@ -98,7 +98,8 @@ def guarded_step(optimizer: torch.optim.Optimizer, guard: Guard, clip: float | N
     norm = torch.nn.utils.get_total_norm(gradients)
     bad = guard.check(norm)
     if clip is not None:
-        torch._foreach_mul_(gradients, (clip / (norm + 1e-6)).clamp(max=1.0))
+        factor = (clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
     optimizer.grad_scale, optimizer.found_inf = None, bad  # type: ignore[attr-defined]  # read by torch's fused kernels
     optimizer.step()
     return norm

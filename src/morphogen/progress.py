@@ -42,8 +42,9 @@ class TerminalDisplay:
         self.last = (now, step)
         shown = {k: v for k, v in values.items() if "/" not in k and k not in ("kid", "fid")}
         text = f"{self.rate:,.0f}/s  " + "  ".join(f"{k} {v:.3g}" for k, v in shown.items())
-        if "fid" in values:
-            text += f"  [bold]held-out FID {values['fid']:.2f}[/]"
+        scores = [f"{name.upper()} {values[name]:.3g}" for name in ("fid", "kid") if name in values]
+        if scores:
+            text += f"  [bold]held-out {', '.join(scores)}[/]"
         self.progress.update(self.task, completed=step, total=steps, text=text)
 
     def note(self, text: str) -> None:

@@ -86,6 +86,7 @@ def _fsync(path: Path) -> None:
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Tensors → safetensors, in plain row-major order whatever their memory format."""
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
+    path.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -21,6 +21,8 @@ from morphogen.data.sampler import split_indices
 from morphogen.data.select import labels_from_names, parse_select, select_rows
 from morphogen.errors import UsageError
 
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+
 __all__ = ["BUILTINS", "GRID_CENTERS", "GRID_SIGMA", "RING_CENTERS", "RING_SIGMA", "Source", "open_source", "row_keys"]
 
 
@@ -90,7 +92,7 @@ class Source:
 
 
 def open_source(spec: str, *, label_pattern: str | None = None) -> Source:
-    """Open `builtin:NAME`, a folder of images, an IDX folder, .npy or .npz, each with an optional `#SELECT`.
+    """Open `builtin:NAME`, a folder of images, one picture, an IDX folder, .npy or .npz, with an optional `#SELECT`.
 
     Folder: every file that is not hidden is an item, sorted by relative path. The first-level sub-folder is the
     attribute "label" ("" for files beside the sub-folders). `label_pattern`, such as "{digit}_{speaker}_{take}", is
@@ -112,10 +114,12 @@ def open_source(spec: str, *, label_pattern: str | None = None) -> Source:
         source, part = _open_folder(path / (part or "train"), spec, label_pattern), None
     elif path.is_dir():
         source = _open_folder(path, spec, label_pattern)
+    elif path.is_file() and path.suffix.lower() in PICTURES:
+        source = Source(spec, "folder", "image", names=[path.name], paths=[str(path)], labels={})
     else:
         state = "is not a source" if path.exists() else "does not exist"
         raise UsageError(
-            f"'{base}' {state}: name a folder of images, an IDX folder, an .npy or .npz file or builtin:NAME"
+            f"'{base}' {state}: name a folder of images, a picture, an IDX folder, an .npy or .npz file or builtin:NAME"
         )
     if not len(source):
         raise UsageError(f"'{spec}' has no items: name a source that has some")

@@ -68,9 +68,19 @@ class Family(nn.Module, ABC):
     averaged: ClassVar[tuple[str, ...]]
     latent_dim: int
 
-    def __init__(self, modality: Any, classes: int, augment: AugmentConfig):
+    def __init__(
+        self,
+        modality: Any,
+        options: Any,
+        classes: int = 0,
+        augment: AugmentConfig | None = None,
+        networks: dict[str, nn.Module] | None = None,
+    ):
+        """modality: of the items.  options: an instance of `Options`.  classes: number of labels, 0 for none.
+        networks: modules of the user's own, by role, that take a network's place."""
         super().__init__()
-        self.modality, self.classes, self.augment = modality, classes, augment
+        self.modality, self.options, self.classes = modality, options, classes
+        self.augment = augment or AugmentConfig()
         self.numbers: dict[str, float] = {}
 
     @abstractmethod

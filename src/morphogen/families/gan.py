@@ -63,10 +63,8 @@ class GAN(Family):
         augment: AugmentConfig | None = None,
         networks: dict[str, nn.Module] | None = None,
     ):
-        super().__init__(modality, classes, augment or AugmentConfig())
-        self.options, self.latent_dim = options, options.latent_dim
-        own = networks or {}
-        space = modality.space
+        super().__init__(modality, options, classes, augment)
+        self.latent_dim, own, space = options.latent_dim, networks or {}, modality.space
         self.generator = own.get("generator") or build_network(
             GENERATORS, options.generator, space=space, latent_dim=options.latent_dim, classes=classes
         )

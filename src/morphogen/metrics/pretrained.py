@@ -265,7 +265,7 @@ def vit_class_token(w: Weights, x: Tensor) -> Tensor:
 def _attention(w: Weights, x: Tensor) -> Tensor:
     batch, tokens, width = x.shape
     qkv = _linear(w, "attn.qkv", x).view(batch, tokens, 3, width // 64, 64).permute(2, 0, 3, 1, 4)  # 64 per head
-    mixed = F.scaled_dot_product_attention(*qkv)  # (B, heads, T, 64)
+    mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])  # (B, heads, T, 64)
     return _linear(w, "attn.proj", mixed.transpose(1, 2).reshape(batch, tokens, width))
 
 

@@ -29,6 +29,13 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x[:, :, top : top + size[0], left : left + size[1]]
 
 
+class Block(nn.Module):
+    """A module that wants a start of its own, after its layers have drawn theirs."""
+
+    def reset_own_parameters(self) -> None:
+        raise TypeError(f"{type(self).__name__} must say how it starts")
+
+
 class ConditionedNoise(nn.Module):
     """Noise z (B, Z) with a learned embedding of the label y (B,) beside it: (B, Z + embed_dim)."""
 
@@ -41,7 +48,7 @@ class ConditionedNoise(nn.Module):
         return z if self.embedding is None else torch.cat([z, self.embedding(y)], dim=1)
 
 
-class Verdict(nn.Module):
+class Verdict(Block):
     """Features (B, F) → one logit an item (B,), in float32.
 
     With labels it is the projection discriminator: logit + ⟨embedding(y), features⟩ (Miyato & Koyama 2018, eq. 3).
@@ -63,7 +70,7 @@ class Verdict(nn.Module):
             return logit if self.embedding is None else logit + (self.embedding(y) * h).sum(1)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Block):
     """Two 3x3 convolutions beside a shortcut, without normalisation; the last one starts at zero (Fixup, R3GAN)."""
 
     def __init__(self, channels_in: int, channels_out: int):

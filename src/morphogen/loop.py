@@ -31,6 +31,7 @@ from morphogen.optim import Average, Guard, guarded_step, lr_factor, optimizer, 
 from morphogen.precision import Precision
 from morphogen.run import RunFolder
 
+ENOUGH_FOR_FID = 1000  # held-out items; with fewer, FID's covariance is noise, and the unbiased KID chooses the best
 CHECK_EVERY = 20  # steps between looks at the guard; fixed, since what follows from it must not depend on settings
 LR_AFTER_ROLLBACK = 0.3
 MOST_ROLLBACKS = 10
@@ -107,7 +108,7 @@ def frequent_labels(counts: list[int], count: int, seed: int) -> Tensor:
 class Trainer:
     """The state of one training and the way it moves.
 
-    scorer: raw samples (N, *item) → {'fid': …, …}, lower better, for the choice of the best model.
+    scorer: raw samples (N, *item) → {'fid': …, 'kid': …}, lower better, for the choice of the best model.
     save_model: (family in evaluation mode, step, scores) writes RUN/model.
     """
 
@@ -124,6 +125,7 @@ class Trainer:
         self.items = Items(train, label, classes, precision.device)
         self.heldout = Items(heldout, label, classes, precision.device)
         labels = self.items.labels
+        self.criterion = "fid" if len(self.heldout) >= ENOUGH_FOR_FID else "kid"
         self.label_counts = [] if labels is None else torch.bincount(labels, minlength=len(classes)).tolist()
         self.family.prepare(self.modality.encode(self.items.take(np.arange(min(2000, len(self.items))))[0]))
         self.parameters = {p: [w for m in names for w in getattr(family, m).parameters()] for p, names in
@@ -247,15 +249,16 @@ class Trainer:
         labels = frequent_labels(self.label_counts, count, seed) if self.label_counts else None
         with torch.no_grad():
             items = sample_raw(self.shown, self.modality, count, seed, labels)
-        self.scores = self.scorer(items) if np.isfinite(items).all() else {"fid": math.inf}
-        score = self.scores["fid"]
-        if not self.best or score < self.best["score"]:
+        self.scores = self.scorer(items) if np.isfinite(items).all() else {}
+        score = self.scores.get(self.criterion, math.inf)
+        if math.isfinite(score) and (not self.best or score < self.best["score"]):
             self.best = {"score": score, "step": self.step}
             self.folder_write(lambda: self.save_model(self.shown, self.step, self.scores))
         row = {"step": self.step} | _finite({f"heldout/{k}": v for k, v in self.scores.items()})
         self.folder_write(lambda: self.folder.append_metrics(row))
         self.folder_write(self.preview)
-        self.display.note(f"step {self.step}: held-out FID {score:.3f}, best {self.best['score']:.3f}")
+        best = f"{self.best['score']:.4g} at step {self.best['step']}" if self.best else "none yet"
+        self.display.note(f"step {self.step}: held-out {self.criterion.upper()} {score:.4g}, best {best}")
         self.seconds += time.perf_counter() - begin
 
     def preview(self) -> None:
