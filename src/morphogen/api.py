@@ -81,44 +81,59 @@ def resolve_config(recipe: str, settings: Sequence[str] = (), **given: Any) -> C
     else:
         raise UsageError(f"There is no recipe '{recipe}'; `morphogen recipes` lists them.{near(recipe, RECIPES)}")
     values = copy.deepcopy(values)
-    data = values.setdefault("data", {})
+    for section in ("data", "train"):
+        values[section] = values.get(section) or {}
+        if not isinstance(values[section], dict):
+            raise UsageError(f"The section '{section}' of {recipe} is no mapping of keys to values.")
     if given.get("data"):
-        data["source"] = given["data"]
-    train = values.setdefault("train", {})
-    for name in ("steps", "minutes"):
-        if given.get(name) is not None:
-            train |= {"steps": None, "minutes": None, "epochs": None, name: given[name]}
-    lengths = {f"train.{name}" for name in ("steps", "minutes", "epochs")}
-    asked = {s.partition("=")[0].strip() for s in settings} & lengths
-    if asked:
-        train |= {"steps": None, "minutes": None, "epochs": None}
+        values["data"]["source"] = given["data"]
+    lengths = {name: given[name] for name in ("steps", "minutes") if given.get(name) is not None}
+    if len(lengths) > 1:
+        raise UsageError("Give --steps or --minutes, not both.")
+    asked = {s.partition("=")[0].strip() for s in settings} & {"train.steps", "train.minutes", "train.epochs"}
+    if lengths or asked:
+        values["train"] |= {"steps": None, "minutes": None, "epochs": None, **lengths}
     return validate(Config, apply_settings(values, list(settings)))
 
 
-def load_data(config: Config, progress: Callable[[int, int], None] | None = None) -> Data:
+def load_data(config: Config) -> Data:
     """Read, fit and split the items that the config names; unreadable ones are listed in `.train.skipped`."""
     d = config.data
     source = open_source(d.source, label_pattern=d.label_pattern)
-    dataset = prepare(
-        source, size=parse_size(d.size), fit=d.fit, channels=d.channels, max_bad=d.max_bad, progress=progress
-    )  # fmt: skip
+    dataset = prepare(source, size=parse_size(d.size), fit=d.fit, channels=d.channels, max_bad=d.max_bad)
+    classes = _classes(dataset, d.label)
     if d.heldout:
-        train = dataset
-        heldout = _fitted(d.heldout, dataset.item_shape, d.fit, d.label_pattern, minimum=8)
+        train, heldout = dataset, _fitted(d.heldout, dataset.item_shape, d.fit, d.label_pattern, minimum=8)
         how = f"named by data.heldout: {d.heldout}"
+        if d.label is not None:
+            heldout = _of_known_classes(heldout, d.label, classes)
     else:
-        train, heldout = split(dataset, d.heldout_fraction, config.train.seed)
+        train, heldout = split(dataset, d.heldout_fraction, config.train.seed, label=d.label)
         how = f"seeded split of {d.source}, {100 * d.heldout_fraction:g} % held out, seed {config.train.seed}"
-    classes: list[str] = []
-    if d.label is not None:
-        if d.label not in train.labels:
-            has = ", ".join(train.labels) or "none (use sub-folders, an IDX labels file or data.label_pattern)"
-            raise UsageError(f"The data have no label '{d.label}'; they have {has}.{near(d.label, train.labels)}")
-        classes = sorted({str(v) for v in train.labels[d.label]})
-        if len(classes) < 2:
-            raise UsageError(f"The label '{d.label}' has a single value, {classes}; leave data.label out.")
-    train.skipped = dataset.skipped
+    train.skipped = dataset.skipped + (heldout.skipped if d.heldout else [])
     return Data(train, heldout, d.label, classes, how)
+
+
+def _classes(dataset: Dataset, label: str | None) -> list[str]:
+    """The sorted values of the conditioning label; empty where none was asked for."""
+    if label is None:
+        return []
+    if label not in dataset.labels:
+        has = ", ".join(dataset.labels) or "none (use sub-folders, an IDX labels file or data.label_pattern)"
+        raise UsageError(f"The data have no label '{label}'; they have {has}.{near(label, dataset.labels)}")
+    classes = sorted({str(v) for v in dataset.labels[label]})
+    if len(classes) < 2:
+        raise UsageError(f"The label '{label}' has a single value, {classes}; leave data.label out.")
+    return classes
+
+
+def _of_known_classes(heldout: Dataset, label: str, classes: list[str]) -> Dataset:
+    if label not in heldout.labels:
+        raise UsageError(f"The held-out data {heldout.spec} have no label '{label}'; name others, or leave it out.")
+    known = np.flatnonzero(np.isin(np.asarray(heldout.labels[label], str), classes))
+    if len(known) < 8:
+        raise UsageError(f"The held-out data {heldout.spec} have too few items of the labels that are trained on.")
+    return heldout.subset(known) if len(known) < len(heldout) else heldout
 
 
 def _fitted(
@@ -201,23 +216,28 @@ def train(
     description = describe(config, items, networks)
     family = build_family(description, config.augment, networks, config.train.seed)
     check_terms(config, family)
-    if init is not None and not going_on:
+    if init is not None and not folder.steps_saved():
         copied, total = start_from(family, init)
         display.note(f"started from {init}: {copied} of {total} tensors fit")
     precision = choose(config.train.precision)
-    extractor = extractor_for(config.evaluate.extractor, items, config.train.seed, display)
-    scorer = HeldoutScore(extractor, items.heldout.data, seed=config.train.seed)
+    facts = {
+        "fingerprint": items.train.fingerprint(), "heldout_fingerprint": items.heldout.fingerprint(),
+        "space": description.space, "classes": items.classes,
+    }  # fmt: skip
+    check_facts(folder, facts, going_on)
+    extractor = extractor_for(config.evaluate.extractor, items, display)
+    scorer = HeldoutScore(extractor, items.heldout.data)
     folder.create()
     folder.write_skipped(items.train.skipped)
-    facts = {"fingerprint": items.train.fingerprint(), "space": description.space, "classes": items.classes}
-    check_facts(folder, facts, going_on)
+    if config.train.tensorboard:
+        display = tensorboard(display, folder)
 
     def save(best: Family, step: int, scores: dict[str, float]) -> None:
         description.training = {
             "name": folder.path.name, "recipe": config.recipe, "data": config.data.source, "split": items.split,
             "items": len(items.train), "heldout": len(items.heldout), "seed": config.train.seed, "step": step,
             "steps": config.train.steps, "scores": scores, "command": command, "precision": precision.why,
-            "data_config": config.data.model_dump(mode="json"),
+            "data_config": config.data.model_dump(mode="json"), "extractor": config.evaluate.extractor,
         }  # fmt: skip
         save_model(best, description, folder.model)
 
@@ -254,6 +274,16 @@ def continued(config: Config, folder: RunFolder) -> Config:
     return config
 
 
+def tensorboard(display: Display, folder: RunFolder) -> Display:
+    """The display, with the curves written for TensorBoard as well."""
+    try:
+        from morphogen.progress import TensorBoardDisplay
+
+        return TensorBoardDisplay(display, str(folder.path / "tensorboard"))
+    except ImportError:
+        raise UsageError("train.tensorboard needs the extra: pip install 'morphogen[track]'.") from None
+
+
 def check_facts(folder: RunFolder, facts: dict[str, Any], going_on: bool) -> None:
     """Refuse to go on with data that are not those the run began with."""
     if going_on and folder.facts.exists() and read_json(folder.facts) != facts:
@@ -269,14 +299,14 @@ def decide_steps(config: Config, items: int, trial: Callable[[], Trainer]) -> in
     return 10_000
 
 
-def extractor_for(name: str, data: Data, seed: int, display: Display | None = None) -> Any:
-    """The feature extractor of the scores: named in every table."""
+def extractor_for(name: str, data: Data, display: Display | None = None) -> Any:
+    """The feature extractor of the scores, named in every table. Its seed is fixed: scores of runs must compare."""
     label = data.evaluation_label()
     precision, begin = choose(), time.perf_counter()
     extractor = choose_extractor(
         name, train_items=data.train.data, train_labels=None if label is None else data.train.labels[label],
         heldout_items=data.heldout.data, heldout_labels=None if label is None else data.heldout.labels.get(label),
-        fingerprint=data.train.fingerprint(), seed=seed, autocast=precision.dtype != torch.float32,
+        fingerprint=data.train.fingerprint(), seed=0, autocast=precision.dtype != torch.float32,
         device=precision.device.type,
     )  # fmt: skip
     if display is not None:
@@ -301,8 +331,7 @@ def finish(
 def evaluate_model(model: Model, data: Data, extractor: Any, count: int, seed: int = 1) -> dict[str, Any]:
     """Scores of `count` samples of a model against held-out data, with the row of real data beside."""
     samples = model.modality.raw(model.sample(count, seed))
-    result = evaluate_items(samples, data.train.data, data.heldout.data, extractor, seed=seed)
-    result["split"] = data.split
+    result = evaluate_items(samples, data.train.data, data.heldout.data, extractor, seed=seed, split=data.split)
     add_modes(result, samples, data.train.spec)
     return result
 
@@ -321,7 +350,7 @@ def add_modes(result: dict[str, Any], samples: np.ndarray, spec: str) -> None:
 
 def evaluate(
     run: str | Path | None = None, *, data: str | None = None, samples: str | None = None, heldout: str | None = None,
-    extractor: str = "auto", count: int = 10_000, seed: int = 0, display: Display | None = None,
+    extractor: str | None = None, count: int = 10_000, seed: int = 0, display: Display | None = None,
     networks: dict[str, nn.Module] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run, or anybody's samples (a folder or .npy), against held-out data.
@@ -338,12 +367,17 @@ def evaluate(
     items = load_data(_data_config(Config(), data, heldout, seed))
     assert samples is not None
     theirs = _fitted(samples, items.train.item_shape, "crop")
-    chosen = extractor_for(extractor, items, seed, display)
-    result = evaluate_items(theirs.data[:count], items.train.data, items.heldout.data, chosen, seed=seed)
-    result["split"] = items.split
-    add_modes(result, theirs.data[:count], data)
+    chosen = extractor_for(extractor or "auto", items, display)
+    result = evaluate_items(
+        theirs.data, items.train.data, items.heldout.data, chosen, seed=seed, sample_count=count, split=items.split
+    )
+    add_modes(result, theirs.data, data)
     if theirs.skipped:
-        result.setdefault("notes", []).append(f"{len(theirs.skipped)} samples could not be read and are left out")
+        result["notes"].append(f"{len(theirs.skipped)} samples could not be read and are left out")
+    height, width = (open_source(samples).shape(0) + items.train.item_shape)[:2]
+    if theirs.space == "image" and (height, width) != items.train.item_shape[1:]:
+        sizes = f"{height}x{width} to the data's {items.train.item_shape[1]}x{items.train.item_shape[2]}"
+        result["notes"].append(f"The samples were resized (the first from {sizes}), which changes what is measured")
     return result
 
 
@@ -355,7 +389,7 @@ def _data_config(config: Config, data: str | None, heldout: str | None, seed: in
 
 
 def _evaluate_run(
-    model: Model, run: str | Path, data: str | None, heldout: str | None, extractor: str, count: int, seed: int,
+    model: Model, run: str | Path, data: str | None, heldout: str | None, extractor: str | None, count: int, seed: int,
     display: Display | None,
 ) -> dict[str, Any]:  # fmt: skip
     training = model.description.training
@@ -367,7 +401,7 @@ def _evaluate_run(
     if len(space) == 3:
         config.data.size, config.data.channels = f"{space[1]}x{space[2]}", space[0]  # type: ignore[assignment]
     items = load_data(config)
-    chosen = extractor_for(extractor, items, config.train.seed, display)
+    chosen = extractor_for(extractor or training.get("extractor", "auto"), items, display)
     result = evaluate_model(model, items, chosen, count)
     folder = RunFolder(model_folder(run).parent)
     if folder.evaluation.exists():
@@ -379,6 +413,12 @@ def read_for(model: Model, spec: str) -> Dataset:
     """The items of SRC as the model takes them; unreadable ones are in `.skipped`."""
     config = model.description.training.get("data_config", {})
     return _fitted(spec, model.modality.space, config.get("fit", "crop"), config.get("label_pattern"), strict=False)
+
+
+def names_of(model: Model, spec: str) -> list[str]:
+    """The names of all items of SRC in their order, unreadable ones too."""
+    config = model.description.training.get("data_config", {})
+    return open_source(spec, label_pattern=config.get("label_pattern")).names
 
 
 def labels_for(model: Model, dataset: Dataset, label: str | None) -> str | list[str] | None:

@@ -59,7 +59,7 @@ def train(
     """Train a model; the same command again goes on where it stopped."""
     from morphogen import api
     from morphogen.evaluation import table
-    from morphogen.progress import TensorBoardDisplay, TerminalDisplay
+    from morphogen.progress import TerminalDisplay
 
     settings = setting or []
     config = api.resolve_config(recipe, settings, data=data, steps=steps, minutes=minutes)
@@ -68,14 +68,8 @@ def train(
         return
     with TerminalDisplay(config.train.batch_size) as terminal:
         out = out or Path("runs") / (config.recipe or Path(recipe).stem)
-        display: Any = terminal
-        if config.train.tensorboard:
-            try:
-                display = TensorBoardDisplay(terminal, str(out / "tensorboard"))
-            except ImportError:
-                raise UsageError("train.tensorboard needs the extra: pip install 'morphogen[track]'.") from None
         run = api.train(
-            recipe, data, out=out, settings=settings, steps=steps, minutes=minutes, init=init, display=display,
+            recipe, data, out=out, settings=settings, steps=steps, minutes=minutes, init=init, display=terminal,
             command=shlex.join(["morphogen", *[a for a in sys.argv[1:] if a != "--debug"]]),
         )  # fmt: skip
     _print(table(run.evaluation))
@@ -114,10 +108,11 @@ def sample(
 ) -> None:
     """Make new items."""
     from morphogen.model import load
-    from morphogen.output import write_items
+    from morphogen.output import check_out, write_items
 
     if n < 1:
         raise UsageError("-n takes a number of at least 1.")
+    check_out(out)
     model = load(run)
     if domain not in (None, "a"):
         raise UsageError(f"This model has one domain, 'a', and not '{domain}'.")
@@ -131,8 +126,9 @@ def reconstruct(
     """What the model makes of its codes of the items: how near it can come to them."""
     from morphogen.api import labels_for, read_for
     from morphogen.model import load
-    from morphogen.output import require_all, write_items
+    from morphogen.output import check_out, require_all, write_items
 
+    check_out(out)
     model = load(run)
     items = read_for(model, source)
     require_all(items, out)
@@ -172,12 +168,12 @@ def interpolate(
 ) -> None:
     """Walk through the latent space: between two items, or round through random ones."""
     from morphogen.model import load
-    from morphogen.output import ends_of, write_items
+    from morphogen.output import check_out, ends_of, write_items
 
+    check_out(out)
     if (start is None) != (end is None):
         raise UsageError("Give both --from and --to, or neither.")
     model = load(run)
-    label = label or (model.classes[0] if model.classes else None)
     ends = None if start is None or end is None else ends_of(model, start, end, label, seed)
     write_items(model, model.interpolate(frames, seed, ends, label), out)
 
@@ -190,7 +186,7 @@ def score(
     label: LabelOption = None,
 ) -> None:  # fmt: skip
     """Judge items one by one: the discriminator's probability that each is real."""
-    from morphogen.api import labels_for, read_for
+    from morphogen.api import labels_for, names_of, read_for
     from morphogen.model import load
     from morphogen.output import report_skipped, write_csv
 
@@ -198,8 +194,11 @@ def score(
     items = read_for(model, source)
     report_skipped(items)
     values = model.score(model.modality.array(items.data), labels_for(model, items, label))
-    rows = list(zip(items.names, (float(v) for v in values), strict=True))
-    write_csv(out, ("name", "score"), sorted(rows, key=lambda row: row[1]) if sort else rows)
+    known = dict(zip(items.names, (float(v) for v in values), strict=True))
+    rows = [(name, known.get(name, "")) for name in names_of(model, source)]  # an unreadable item keeps its row
+    if sort:
+        rows.sort(key=lambda row: -1.0 if row[1] == "" else float(row[1]))
+    write_csv(out, ("name", "score"), rows)
 
 
 @app.command()
@@ -208,8 +207,10 @@ def evaluate(
     samples: Annotated[str | None, typer.Option("--samples", help="anybody's samples: a folder or .npy")] = None,
     data: Annotated[str | None, typer.Option("--data", help="what the model was trained on")] = None,
     heldout: Annotated[str | None, typer.Option("--heldout", help="SRC held out; else a split of data")] = None,
-    extractor: Annotated[str, typer.Option(help="auto, random, classifier, inception:FILE, dinov2:FILE")] = "auto",
-    n: Annotated[int, typer.Option("-n", "--count", help="samples scored")] = 10_000,
+    extractor: Annotated[
+        str | None, typer.Option(help="auto, random, classifier, inception:FILE, dinov2:FILE; a run knows its own")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", "--count", min=6, help="samples scored")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score a model, or anybody's samples, against held-out data; the row of real data is the floor."""
@@ -274,8 +275,7 @@ def doctor() -> None:
     chosen = choose()
     typer.echo(f"morphogen {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
     typer.echo(f"device     {chosen.device}: {chosen.why}; {os.cpu_count()} cores, {torch.get_num_threads()} threads")
-    memory_format = "channels_last" if chosen.device.type in ("cpu", "cuda") else "contiguous"
-    typer.echo(f"precision  {chosen.dtype} products, float32 weights; {memory_format}; fused Adam")
+    typer.echo(f"precision  {chosen.dtype} products, float32 weights; channels_last; fused Adam")
     typer.echo(f"memory     {available_memory() / 2**30:.1f} GiB available")
 
 
@@ -283,6 +283,15 @@ def _print(table: Any) -> None:
     from rich.console import Console
 
     Console().print(table)
+
+
+def _sentence(error: Exception) -> str:
+    """What nobody foresaw, in one sentence."""
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{where}."
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}; the same command with --debug shows where."
 
 
 def main() -> None:
@@ -297,11 +306,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:
+    except Exception as error:
         if debug:
             raise
-        where = f" {error.filename}" if error.filename else ""
-        print(f"morphogen: {error.strerror or error}{where}.", file=sys.stderr)
+        print(f"morphogen: {_sentence(error)}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from morphogen.errors import UsageError
 
@@ -64,11 +64,14 @@ class TermConfig(Section):
     final: float | None = Field(default=None, description="the weight goes to this by a cosine until the last step")
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class PlayerConfig(Section):
     """How one player learns."""
 
     lr: float = Field(default=1e-3, gt=0)
-    betas: tuple[float, float] = (0.0, 0.99)
+    betas: tuple[Beta, Beta] = (0.0, 0.99)
     weight_decay: float = Field(default=0.0, ge=0)
     repeats: int = Field(default=1, ge=1, description="turns it takes in a step")
     every: int = Field(default=1, ge=1, description="it plays at every n-th step only")
@@ -92,11 +95,17 @@ class AugmentConfig(Section):
     )
     most: float = Field(default=0.8, ge=0, le=1, description="adaptive: the largest probability")
 
+    @model_validator(mode="after")
+    def _fixed_means_always(self) -> AugmentConfig:
+        if self.mode == "fixed" and "probability" not in self.model_fields_set:
+            self.probability = 1.0
+        return self
+
 
 class TrainConfig(Section):
     """The loop: how long, how large, how often."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0, description="used when no steps are given")
     minutes: float | None = Field(default=None, gt=0, description="used when no steps are given: speed is measured")
@@ -223,7 +232,7 @@ def number_or(value: Any) -> Any:
     """YAML 1.1 reads 1e-4 as text; people mean the number."""
     if isinstance(value, str):
         try:
-            return float(value) if "e" in value.lower() and value.lower() not in ("e", "inf") else value
+            return float(value) if "e" in value.lower() else value
         except ValueError:
             return value
     return value

@@ -26,7 +26,7 @@ from morphogen.config import Config
 from morphogen.data import Dataset, batch_indices
 from morphogen.errors import MorphogenError
 from morphogen.families import Family, Turn
-from morphogen.families.base import seed_of
+from morphogen.families.base import CHUNK, seed_of
 from morphogen.optim import Average, Guard, guarded_step, lr_factor, optimizer, term_weight
 from morphogen.precision import Precision
 from morphogen.run import RunFolder
@@ -73,11 +73,7 @@ class Items:
         self.labels: Tensor | None = None
         if label is not None:
             number = {name: k for k, name in enumerate(classes)}
-            try:
-                values = [number[str(v)] for v in dataset.labels[label]]
-            except KeyError as missing:
-                raise MorphogenError(f"The held-out data have {label}={missing}, which training lacks.") from None
-            self.labels = torch.tensor(values, device=device)
+            self.labels = torch.tensor([number[str(v)] for v in dataset.labels[label]], device=device)
 
     def __len__(self) -> int:
         return len(self.dataset.names)
@@ -87,6 +83,11 @@ class Items:
         index = torch.from_numpy(indices).to(self.device)
         raw = self.raw[index] if self.raw is not None else torch.from_numpy(self.dataset.data[indices]).to(self.device)
         return raw, None if self.labels is None else self.labels[index]
+
+
+def spaced(n: int, most: int) -> np.ndarray:
+    """At most `most` of the indices 0 … n-1, evenly spaced: folders come sorted by class."""
+    return np.linspace(0, n - 1, min(most, n)).astype(np.int64)
 
 
 def sample_raw(
@@ -101,8 +102,11 @@ def sample_raw(
 def frequent_labels(counts: list[int], count: int, seed: int) -> Tensor:
     """Labels (count,) drawn with the training frequencies, by seed."""
     weights = torch.tensor(counts, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed_of(seed, "labels"))
-    return torch.multinomial(weights, count, replacement=True, generator=generator)
+    chunks = []
+    for chunk in range(-(-count // CHUNK)):  # whole chunks, so that label i is the same for every count
+        generator = torch.Generator().manual_seed(seed_of(seed, "labels", chunk))
+        chunks.append(torch.multinomial(weights, CHUNK, replacement=True, generator=generator))
+    return torch.cat(chunks)[:count]
 
 
 class Trainer:
@@ -127,7 +131,7 @@ class Trainer:
         labels = self.items.labels
         self.criterion = "fid" if len(self.heldout) >= ENOUGH_FOR_FID else "kid"
         self.label_counts = [] if labels is None else torch.bincount(labels, minlength=len(classes)).tolist()
-        self.family.prepare(self.modality.encode(self.items.take(np.arange(min(2000, len(self.items))))[0]))
+        self.family.prepare(self.modality.encode(self.items.take(spaced(len(self.items), 2000))[0]))
         self.parameters = {p: [w for m in names for w in getattr(family, m).parameters()] for p, names in
                            family.players.items()}  # fmt: skip
         self.optimizers = {p: optimizer(self.parameters[p], config.players[p]) for p in family.players}
@@ -220,21 +224,20 @@ class Trainer:
                 if self.step % CHECK_EVERY == 0 and not self._healthy():
                     self._roll_back()
                     continue
-                if self.step % train.log_every == 0 or self.step == self.steps:
-                    self._log(values)
+                if (self.step - 1) % train.log_every == 0 or self.step == self.steps:
+                    self._log(values)  # after steps 0, 20, …: where the lazy terms are computed, too
                 self.seconds += time.perf_counter() - begin
                 if self.step % self.every(train.evaluate_every) == 0 or self.step == self.steps:
                     self.evaluate()
                 if self.step % self.every(train.checkpoint_every) == 0 or self.step == self.steps:
                     self.checkpoint()
                 if self.stop_signal is not None and self.step < self.steps:
-                    self.checkpoint()
+                    self.checkpoint(always=True)
                     raise Stopped(self.stop_signal, self.step)
 
     def _log(self, values: dict[str, Tensor]) -> None:
-        names = list(values)
-        numbers = torch.stack([values[n] for n in names]).tolist()  # the one wait for the device
-        row = dict(zip(names, numbers, strict=True)) | self.family.numbers
+        numbers = torch.stack(list(values.values())).tolist() if values else []  # the one wait for the device
+        row = dict(zip(values, numbers, strict=False)) | self.family.numbers
         skipped = sum(float(g.state["skipped"]) for g in self.guards.values())
         if skipped:
             row["skipped_updates"] = skipped
@@ -299,10 +302,11 @@ class Trainer:
         if rollbacks > MOST_ROLLBACKS:
             lrs = ", ".join(f"players.{p}.lr={s.lr:g}" for p, s in self.config.players.items())
             raise MorphogenError(f"Training diverged {rollbacks} times, last at step {failed}; lower {lrs}.")
-        if not self.resume(before=failed):
+        best = self.best
+        if not self.resume(every=self.every(self.config.train.checkpoint_every)):
             raise MorphogenError(f"Training diverged at step {failed} and no checkpoint is there to go back to.")
-        self.rollbacks, self.lr_scale = rollbacks, scale
-        self.checkpoint(overwrite=True)  # so that a kill now does not forget the lesson
+        self.rollbacks, self.lr_scale, self.best = rollbacks, scale, best  # RUN/model is still that best one
+        self.checkpoint(always=True)  # so that a kill now does not forget the lesson
         text = f"training diverged at step {failed}: back to step {self.step}, learning rates times {scale:.2g}"
         self.folder_write(lambda: self.folder.append_metrics({"step": self.step, "rollback": text}))
         self.display.note(text)
@@ -341,19 +345,26 @@ class Trainer:
         self.best, self.scores, self.seconds = numbers["best"], numbers["scores"], numbers["seconds"]
         self.family.numbers, self.size = dict(numbers["numbers"]), numbers["size"]
 
-    def checkpoint(self, overwrite: bool = False) -> None:
-        """Save `state`, unless it is already on disk or something is going wrong right now."""
+    def checkpoint(self, always: bool = False) -> None:
+        """Save `state`; unless `always`, not when it is on disk already or updates are being skipped right now."""
         known = self.step in self.folder.steps_saved()
-        if (known and not overwrite) or any(float(g.state["streak"]) for g in self.guards.values()):
+        if not always and (known or any(float(g.state["streak"]) for g in self.guards.values())):
             return
         self.folder_write(lambda: self.folder.save_checkpoint(self.step, *self.state(), self.config.train.keep))
 
-    def resume(self, before: int | None = None) -> bool:
-        """Go to the last checkpoint (not after `before`); False when there is none."""
-        found = self.folder.load_checkpoint(before)
+    def resume(self, every: int = 1) -> bool:
+        """Go to the last checkpoint of a step that `every` divides; False when there is none.
+
+        A rollback names the cadence, so that a checkpoint which a stop has left in between does not change its course.
+        """
+        found = self.folder.load_checkpoint(every)
         if found is None:
             return False
-        self.restore(*found)
+        try:
+            self.restore(*found)
+        except (RuntimeError, KeyError) as error:
+            why = str(error).splitlines()[0]
+            raise MorphogenError(f"The checkpoint does not fit these networks ({why}); use another --out.") from None
         self.folder.cut_metrics(self.step)
         return True
 
@@ -391,22 +402,26 @@ class Trainer:
 
 def steps_for_minutes(trial: Trainer, minutes: float) -> int:
     """How many steps fit into `minutes`, evaluations included, by the speed of `trial`, which is thrown away."""
+    clock = trial.precision.clock
     for _ in range(TRIAL_STEPS[0]):
         trial.train_step()
     rounds = []
     for _ in range(TRIAL_STEPS[2]):
-        begin = time.perf_counter()
+        begin = clock()
         for _ in range(TRIAL_STEPS[1]):  # a multiple of the usual lazy cycles, so that their steps are in
             trial.train_step()
-        rounds.append(time.perf_counter() - begin)
+        rounds.append(clock() - begin)
     a_step = statistics.median(rounds) / TRIAL_STEPS[1]  # another program's burst must not count
-    begin = time.perf_counter()
+    begin = clock()
     count = trial.config.evaluate.samples
     labels = frequent_labels(trial.label_counts, count, 0) if trial.label_counts else None
     trial.scorer(sample_raw(trial.shown, trial.modality, count, 0, labels))
-    an_evaluation = time.perf_counter() - begin
-    left = 60 * minutes - 20 * an_evaluation
-    return max(20, int(left / a_step), int(6 * minutes / a_step))
+    an_evaluation = clock() - begin
+    every = trial.config.train.evaluate_every
+    if every is not None:
+        return max(20, int(60 * minutes / (a_step + an_evaluation / every)))
+    left = max(60 * minutes - 20 * an_evaluation, 6 * minutes)  # a tenth at least goes into training
+    return max(20, int(left / a_step))
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -416,7 +431,7 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _like(saved: Tensor, weight: Tensor) -> Tensor:
     """A saved optimizer tensor with the device and memory format that the optimizer itself would have given it."""
     if saved.shape != weight.shape or saved.dim() == 0:
-        return saved.clone()  # Adam's step count
+        return saved.to(weight.device, copy=True)  # Adam's step count
     return torch.empty_like(weight).copy_(saved)
 
 

@@ -9,7 +9,6 @@ Shapes: N items · raw images uint8 (N, C, H, W) · arrays as in .npy files: (N,
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +60,7 @@ def build_family(
     if description.family not in FAMILIES:
         hint = near(description.family, FAMILIES)
         raise UsageError(f"There is no family '{description.family}'; there are {', '.join(FAMILIES)}.{hint}")
-    cls = FAMILIES[description.family]
+    cls: Any = FAMILIES[description.family]
     options = validate(cls.Options, description.options, "model.")
     modality = MODALITIES[description.modality](tuple(description.space), **description.modality_options)
     roles = {name for names in cls.players.values() for name in names}
@@ -113,11 +112,14 @@ class Model:
         label: see `labels`.  temperature: factor on the noise.  truncation: noise beyond it is drawn anew. Where one is
         not given, what is stored with the model holds.
         """
-        stored = SampleConfig(**self.description.sample)
+        stored = self.description.sample | {
+            key: value for key, value in (("temperature", temperature), ("truncation", truncation)) if value is not None
+        }
+        how = validate(SampleConfig, stored, "sample.")
         labels = self.labels(label, count, seed)
         raw = sample_raw(
             self.family, self.modality, count, seed, labels,
-            temperature or stored.temperature, truncation or stored.truncation,
+            how.temperature, how.truncation,
         )  # fmt: skip
         return self.modality.array(raw)
 
@@ -144,27 +146,21 @@ class Model:
     def interpolate(
         self, frames: int = 60, seed: int = 0, ends: np.ndarray | None = None, label: str | None = None, stops: int = 5,
     ) -> np.ndarray:  # fmt: skip
-        """Items on the way between latent codes: `ends` (2, latent_dim), or a round through `stops` random ones."""
+        """`frames` items on the way between latent codes `ends` (2, latent_dim), both included, or, without ends, on a
+        round through `stops` random codes that closes. label: of all frames; by default the first."""
         if ends is None:
-            points = self.family.noise(stops, seed_of(seed, "interpolate")).numpy()
-            points = np.concatenate([points, points[:1]])
+            stations = self.family.noise(stops, seed_of(seed, "interpolate")).numpy()
+            stations = np.concatenate([stations, stations[:1]])
         else:
-            points = np.asarray(ends, np.float32)
-        per_leg = max(2, frames // (len(points) - 1))
-        legs = [slerp(a, b, per_leg) for a, b in itertools.pairwise(points)]
-        codes = np.concatenate(legs)
-        if self.classes and label is None:
-            label = self.classes[0]
-        return self.decode(codes, label)
+            stations = np.asarray(ends, np.float32)
+        codes = along(stations, frames, closed=ends is None)
+        return self.decode(codes, label or (self.classes[0] if self.classes else None))
 
     def score(self, items: np.ndarray, label: str | list[str] | None = None) -> np.ndarray:
         """How well each item (N,) fits the training data: a GAN's probability of being real, 0.5 for its samples."""
         x = self.tensor(items)
         y = self._given_labels(label, len(x))
-        parts = [
-            self.family.score(x[i : i + 500], None if y is None else y[i : i + 500]) for i in range(0, len(x), 500)
-        ]
-        return torch.cat(parts).cpu().numpy()
+        return self.family.score(x, y).cpu().numpy()
 
     def tensor(self, items: np.ndarray) -> Tensor:
         """Items in .npy layout → the family's tensors (N, *space); UsageError when their shape is another."""
@@ -184,9 +180,15 @@ class Model:
         save_model(self.family, self.description, Path(folder))
 
 
-def slerp(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
-    """`count` points from a to just before b, both (Z,), along the sphere: noise halfway keeps its usual length."""
-    t = np.linspace(0, 1, count, endpoint=False)[:, None]
+def along(stations: np.ndarray, count: int, closed: bool) -> np.ndarray:
+    """`count` points evenly on the way through stations (S, Z); a closed way stops short of its end, its beginning."""
+    ways = np.linspace(0, len(stations) - 1, count, endpoint=not closed)
+    legs = np.minimum(ways.astype(int), len(stations) - 2)
+    return np.stack([slerp(stations[k], stations[k + 1], t - k) for k, t in zip(legs, ways, strict=True)])
+
+
+def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
+    """The point at share t of the way from a to b, both (Z,), along the sphere: noise halfway keeps its length."""
     cosine = np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12), -1, 1)
     angle = np.arccos(cosine)
     if angle < 1e-4:
@@ -254,7 +256,7 @@ A {d.family} for {d.modality} items of shape {size}, {labels}. Made by Morphogen
 Trained on `{t.get("data", "?")}` ({t.get("items", "?")} items, {t.get("heldout", "?")} held out), seed
 {t.get("seed", "?")};
 these weights are the best by held-out score, of step {t.get("step", "?")} of {t.get("steps", "?")}.
-{t.get("attribution", "")}
+
     {t.get("command", "morphogen train")}
 
 Use it: `morphogen sample FOLDER -n 64 --out samples`, or `morphogen.load(FOLDER).sample(64)` in Python.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,24 @@ def write_items(model: Model, items: np.ndarray, out: Path, names: Sequence[str]
         out.parent.mkdir(parents=True, exist_ok=True)
         model.modality.animate(raw, out)
         return
-    if out.suffix in (".png", ".jpg", ".npz", ".txt", ".csv"):
-        raise UsageError(f"--out takes a folder, FILE.npy or FILE.gif, not {out.name}.")
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in out.glob(f"[0-9][0-9][0-9][0-9][0-9][0-9]{model.modality.suffix}"):
-        stale.unlink()  # an existing output is overwritten: a shorter one must not keep the tail of a longer one
-    for item, name in zip(raw, names or [f"{i:06d}" for i in range(len(raw))], strict=True):
-        path = (out / name).with_suffix(model.modality.suffix)
+    suffix = model.modality.suffix
+    if names is None:
+        names, stale = [f"{i:06d}" for i in range(len(raw))], len(raw)
+        while (out / f"{stale:06d}{suffix}").exists():  # the tail of a longer output that this one overwrites
+            (out / f"{stale:06d}{suffix}").unlink()
+            stale += 1
+    stems = Counter(str(Path(name).with_suffix("")) for name in names)
+    for item, name in zip(raw, names, strict=True):
+        alone = stems[str(Path(name).with_suffix(""))] == 1  # a.jpg and a.png in one folder keep their suffixes
+        path = out / (Path(name).with_suffix(suffix) if alone else Path(name + suffix))
         path.parent.mkdir(parents=True, exist_ok=True)
         model.modality.save(item, path)
+
+
+def check_out(out: Path) -> None:
+    """Refuse an --out that is neither a folder, FILE.npy nor FILE.gif, before any work is done."""
+    if out.suffix in (".png", ".jpg", ".jpeg", ".npz", ".txt", ".csv", ".wav"):
+        raise UsageError(f"--out takes a folder, FILE.npy or FILE.gif, not {out.name}.")
 
 
 def write_arrays(out: Path, arrays: dict[str, Any]) -> None:

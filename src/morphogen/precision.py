@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,12 @@ class Precision:
     device: torch.device
     dtype: torch.dtype
     why: str
+
+    def clock(self) -> float:
+        """Seconds, after all work that was asked for so far."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Convolutions and products in `dtype` inside this context."""
@@ -43,7 +50,8 @@ def processor_features() -> set[str]:
 def choose(setting: str = "auto") -> Precision:
     """The precision of this machine; setting 'float32' or 'bfloat16' overrules it."""
     if torch.cuda.is_available():
-        device, able, why = torch.device("cuda"), torch.cuda.is_bf16_supported(), torch.cuda.get_device_name()
+        device, able = torch.device("cuda"), torch.cuda.is_bf16_supported(including_emulation=False)
+        why = torch.cuda.get_device_name()
     else:
         found = processor_features()
         why = f"{platform.machine()} processor with {', '.join(sorted(found)) or 'no bfloat16 unit'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -56,7 +57,7 @@ class TerminalDisplay:
 class TensorBoardDisplay:
     """Passes everything on, and writes the curves for TensorBoard as well (the `track` extra)."""
 
-    def __init__(self, inner: TerminalDisplay, folder: str):
+    def __init__(self, inner: Any, folder: str):
         from torch.utils.tensorboard import SummaryWriter
 
         self.inner, self.writer = inner, SummaryWriter(folder)

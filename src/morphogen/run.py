@@ -8,6 +8,7 @@ RUN/model/{config.json, weights.safetensors, README.md}            to use and to
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from morphogen.errors import MorphogenError, UsageError
+
+
+class Damaged(MorphogenError):
+    """A file that is there and can be read, but whose content is broken."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,11 +47,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Parsed JSON; MorphogenError when it is missing or damaged."""
+    """Parsed JSON; MorphogenError when the file cannot be read, Damaged when what is in it is broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MorphogenError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None
+    except OSError as error:
+        raise MorphogenError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged: {str(error).splitlines()[0]}.") from None
 
 
 @contextlib.contextmanager
@@ -85,17 +92,22 @@ def _fsync(path: Path) -> None:
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Tensors → safetensors, in plain row-major order whatever their memory format."""
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
+    try:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path)
+    except SafetensorError as error:  # its way of saying that the disk is full
+        raise OSError(errno.EIO, str(error)) from None
     path.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """safetensors → tensors; MorphogenError when the file is missing or damaged."""
+    """safetensors → tensors; MorphogenError when the file cannot be read, Damaged when what is in it is broken."""
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise MorphogenError(f"{path} cannot be read: {error}.") from None
+    except SafetensorError as error:
         why = str(error).splitlines()[0]
-        raise MorphogenError(f"{path} cannot be read ({why}); restore it or train again.") from None
+        raise Damaged(f"{path} cannot be read ({why}); restore it or train again.") from None
 
 
 class RunFolder:
@@ -155,16 +167,22 @@ class RunFolder:
         for old in self.steps_saved()[:-keep]:
             shutil.rmtree(self.checkpoints / f"step-{old:08d}", ignore_errors=True)
 
-    def load_checkpoint(self, before: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """(tensors, numbers) of the last readable checkpoint (not after `before`), or None when there is none."""
-        for step in reversed(self.steps_saved()):
-            if before is not None and step > before:
-                continue
+    def load_checkpoint(self, every: int = 1) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """(tensors, numbers) of the last sound checkpoint whose step `every` divides; None when there never was one.
+
+        Raises MorphogenError when there are checkpoints but none is sound: starting afresh would overwrite the model.
+        """
+        steps = [step for step in self.steps_saved() if step % every == 0]
+        for step in reversed(steps):
             folder = self.checkpoints / f"step-{step:08d}"
             try:
                 return load_tensors(folder / "state.safetensors"), read_json(folder / "state.json")
-            except MorphogenError:
-                shutil.rmtree(folder, ignore_errors=True)  # damaged: what is beyond the one before is made anew
+            except Damaged:
+                shutil.rmtree(folder, ignore_errors=True)  # what lies beyond the one before is made anew
+        if steps:
+            raise MorphogenError(
+                f"No checkpoint in {self.checkpoints} is sound; use another --out, or --init {self.path}."
+            )
         return None
 
 

@@ -148,13 +148,22 @@ def refusal(source: Source, bad: dict[int, str], max_bad: float = MAX_BAD, minim
     return None
 
 
-def split(dataset: Dataset, fraction: float = 0.1, seed: int = 0, most: int = 10_000) -> tuple[Dataset, Dataset]:
+def split(
+    dataset: Dataset, fraction: float = 0.1, seed: int = 0, most: int = 10_000, label: str | None = None
+) -> tuple[Dataset, Dataset]:
     """(train, held-out), each in the order of `dataset`; see `split_indices` for the size of the held-out part.
 
-    Identical items never end on both sides: what a model is tested on, it has not seen. Raises MorphogenError when all
-    items are identical.
+    Identical items never end on both sides: what a model is tested on, it has not seen. label: an attribute each of
+    whose values must be trained on; rare ones are then not held out. Raises MorphogenError when all items are
+    identical, or nothing is left to hold out.
     """
     train, heldout = split_indices(row_keys(np.asarray(dataset.data)), fraction, seed, most)
+    if label is not None:
+        column = dataset.labels[label]
+        rare = ~np.isin(column[heldout], column[train])
+        train, heldout = np.sort(np.concatenate([train, heldout[rare]])), heldout[~rare]
+    if not len(heldout):
+        raise MorphogenError(f"every value of '{label}' is too rare to hold any item out: name data.heldout")
     return dataset.subset(train), dataset.subset(heldout)
 
 

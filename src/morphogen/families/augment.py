@@ -6,12 +6,14 @@ that for p < 1 the generator cannot gain by making augmented items. x (B, C, H, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 def translation(x: Tensor, u: Tensor) -> Tensor:
-    """Shift by up to an eighth of each side; what comes in from outside is the item's own darkest value, its ground."""
+    """Shift by up to an eighth of each side; what comes in from outside is black."""
     b, _, h, w = x.shape
     dy = ((u[0] * 2 - 1) * (h / 8)).round().long().view(b, 1, 1)
     dx = ((u[1] * 2 - 1) * (w / 8)).round().long().view(b, 1, 1)
@@ -53,7 +55,7 @@ def flip(x: Tensor, u: Tensor) -> Tensor:
 KINDS = {"translation": translation, "cutout": cutout, "color": color, "flip": flip}
 
 
-def augment(x: Tensor, policy: list[str], probability: float, generator: torch.Generator) -> Tensor:
+def augment(x: Tensor, policy: Sequence[str], probability: float, generator: torch.Generator) -> Tensor:
     """Each kind of `policy` on each item of x (B, C, H, W) with this probability; points (B, D) stay as they are."""
     if probability <= 0 or x.dim() != 4:
         return x

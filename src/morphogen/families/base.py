@@ -6,6 +6,7 @@ Shapes: B batch · Z latent_dim · space (C, *S).
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -74,10 +75,8 @@ class Family(nn.Module, ABC):
         options: Any,
         classes: int = 0,
         augment: AugmentConfig | None = None,
-        networks: dict[str, nn.Module] | None = None,
     ):
-        """modality: of the items.  options: an instance of `Options`.  classes: number of labels, 0 for none.
-        networks: modules of the user's own, by role, that take a network's place."""
+        """modality: of the items.  options: an instance of `Options`.  classes: number of labels, 0 for none."""
         super().__init__()
         self.modality, self.options, self.classes = modality, options, classes
         self.augment = augment or AugmentConfig()
@@ -120,9 +119,12 @@ class Family(nn.Module, ABC):
         chunks = []
         for chunk in range(-(-count // CHUNK)):
             generator = torch.Generator().manual_seed(seed_of(seed, "noise", chunk))
-            z = torch.randn(CHUNK, self.latent_dim, generator=generator)
-            while truncation is not None and (outside := z.abs() > truncation).any():
-                z = torch.where(outside, torch.randn(z.shape, generator=generator), z)
+            if truncation is None:
+                z = torch.randn(CHUNK, self.latent_dim, generator=generator)
+            else:  # the normal distribution between ±truncation, by the inverse of its distribution function
+                u = torch.rand(CHUNK, self.latent_dim, generator=generator, dtype=torch.float64)
+                inside = math.erf(truncation / math.sqrt(2))
+                z = (math.sqrt(2) * torch.erfinv((2 * u - 1) * inside)).float()
             chunks.append(z)
         return temperature * torch.cat(chunks)[:count]
 

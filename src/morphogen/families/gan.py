@@ -75,6 +75,7 @@ class GAN(Family):
         self.spread: Tensor
         self.numbers = {"augment": self.augment.probability if self.augment.mode != "off" else 0.0}
 
+    @torch.no_grad()
     def prepare(self, x: Tensor) -> None:
         self.spread.copy_(x.flatten(1).var(0).sum().clamp_min(1e-8))
 
@@ -88,7 +89,7 @@ class GAN(Family):
 
     def _generator_losses(self, turn: Turn, real: Tensor, y: Tensor | None) -> dict[str, Tensor]:
         fake = self._fake(turn, len(real), y)
-        turn.cache["fake"] = fake.detach()
+        turn.cache["fake"] = fake.detach(), y
         real_logit = torch.zeros((), device=real.device)
         loss = LOSSES[self.options.loss]
         if loss.generator_sees_real:
@@ -98,16 +99,16 @@ class GAN(Family):
 
     def _discriminator_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         real, y = batch["a"], batch.get("label")
-        fake = turn.cache.pop("fake", None)
+        fake, fake_y = turn.cache.pop("fake", (None, y))
         if fake is None:  # a further turn in the same step
             with torch.no_grad():
                 fake = self._fake(turn, len(real), y)
-        both, labels = torch.cat([real, fake]), None if y is None else torch.cat([y, y])
+        both, labels = torch.cat([real, fake]), None if y is None else torch.cat([y, fake_y])
         real_logit, fake_logit = self._judge(turn, "both", both, labels).chunk(2)
         terms = {"discriminator": LOSSES[self.options.loss].discriminator(real_logit, fake_logit)}
-        for name, items in (("r1", real), ("r2", fake)):
+        for name, items, item_y in (("r1", real, y), ("r2", fake, fake_y)):
             if name in turn.weights:
-                terms[name] = self._penalty(turn, name, items, y)
+                terms[name] = self._penalty(turn, name, items, item_y)
         if "gradient_penalty" in turn.weights:
             mix = turn.uniform("mix", len(real), device=real.device)
             terms["gradient_penalty"] = unit_slope(lambda x: self.discriminator(x, y), real, fake, mix)
@@ -156,14 +157,24 @@ class GAN(Family):
 
     @torch.no_grad()
     def score(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """The probability (B,) that the discriminator gives items x (B, *space) of being real; generated ones get 0.5.
+        """The probability (B,) that the discriminator gives items x (B, *space) of being real.
 
-        A relativistic discriminator's logits have no origin of their own: here it is the mean logit of 1,000 samples.
+        A relativistic discriminator's logits have no origin of their own: there it is the mean logit of 500 samples of
+        the same label, so that 0.5 is a typical sample's.
         """
-        labels = torch.arange(1000) % self.classes if self.classes else None
-        samples = torch.cat(list(self.decode_noise(self.noise(1000, 0), labels)))
-        base = self.discriminator(samples, None if labels is None else labels.to(x.device)).mean()
-        return torch.sigmoid(self.discriminator(x, y) - base)
+        logits = torch.cat([self.discriminator(*pair) for pair in zip(x.split(500), _split(y, x, 500), strict=True)])
+        if not LOSSES[self.options.loss].generator_sees_real:
+            return torch.sigmoid(logits)
+        if y is None:
+            return torch.sigmoid(logits - self._mean_fake_logit(None))
+        base = torch.stack([self._mean_fake_logit(k) for k in range(self.classes)])
+        return torch.sigmoid(logits - base[y])
+
+    def _mean_fake_logit(self, label: int | None, count: int = 500) -> Tensor:
+        """The mean logit () of samples of one label."""
+        labels = None if label is None else torch.full((count,), label)
+        samples = torch.cat(list(self.decode_noise(self.noise(count, 0), labels)))
+        return self.discriminator(samples, None if labels is None else labels.to(samples.device)).mean()
 
     @torch.enable_grad()
     def encode(self, x: Tensor, y: Tensor | None, seed: int, steps: int = 300, starts: int = 200) -> Tensor:
@@ -199,3 +210,8 @@ class GAN(Family):
             best[rows] = torch.where(better, error, best[rows])
             found[rows] = torch.where(better[:, None], candidates[index], found[rows])
         return found
+
+
+def _split(y: Tensor | None, x: Tensor, size: int) -> list[Tensor | None]:
+    """Labels (B,) in the parts of x.split(size), or as many Nones."""
+    return [None] * len(x.split(size)) if y is None else list(y.split(size))

@@ -121,7 +121,7 @@ def _fit(items: np.ndarray, targets: np.ndarray, classes: int, seed: int, autoca
     """AdamW and one cycle of the learning rate; every draw is a function of the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = ClassifierNet(items.shape[1], classes).to(device, memory_format=torch.channels_last).train()
+        net = ClassifierNet(items.shape[1], classes).to(device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     chunks = (torch.from_numpy(np.array(items[i : i + 4096])) for i in range(0, len(items), 4096))
     small = torch.cat([shrink(chunk, SIDE) for chunk in chunks])
     wanted = torch.from_numpy(targets.astype(np.int64))
@@ -187,5 +187,5 @@ def _load(path: Path, device: str) -> ClassifierFeatures | None:
         net.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
         return None
-    net = net.to(memory_format=torch.channels_last)
+    net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return ClassifierFeatures(net, about["classes"], about["accuracy"], device)

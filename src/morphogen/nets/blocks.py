@@ -81,6 +81,7 @@ class ResidualBlock(Block):
 
     def reset_own_parameters(self) -> None:
         nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.first(F.leaky_relu(x, 0.2))

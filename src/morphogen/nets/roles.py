@@ -224,7 +224,14 @@ def build_network(registry: Mapping[str, type[Role]], options: dict[str, Any], *
             raise UsageError(f"A '{kind}' network has no option '{key}'; it has {', '.join(known)}.{near(key, known)}")
     if len(context["space"]) not in registry[kind].ranks:
         raise UsageError(f"A '{kind}' network cannot work on data of shape {context['space']}; set another kind.")
-    return registry[kind](**context, **options)
+    try:
+        return registry[kind](**context, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"A '{kind}' network cannot be made with {options}: {str(error).splitlines()[0]}.") from None
+
+
+def _seed(seed: int, path: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:7], "little")
 
 
 def initialise(module: nn.Module, seed: int, name: str = "") -> None:
@@ -233,14 +240,13 @@ def initialise(module: nn.Module, seed: int, name: str = "") -> None:
     So the same layer starts the same whatever stands beside it.
     """
     for path, layer in module.named_modules(prefix=name):
-        digest = hashlib.sha256(f"{seed}/{path}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(digest[:7], "little"))
+            torch.manual_seed(_seed(seed, path))
             reset = getattr(layer, "reset_parameters", None)
             if reset is not None:
                 reset()
-    for _, layer in module.named_modules():  # after their layers, blocks have the last word
+    for path, layer in module.named_modules(prefix=name):  # after their layers, blocks have the last word
         if isinstance(layer, Block):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                torch.manual_seed(_seed(seed, path))
                 layer.reset_own_parameters()
