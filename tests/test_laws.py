@@ -20,7 +20,6 @@ NETWORKS = {
     "image": {"generator": {"kind": "conv", "width": 8}, "discriminator": {"kind": "conv", "width": 8, "features": 16}},
     "points": {"generator": {"kind": "dense"}, "discriminator": {"kind": "dense"}},
 }
-ALL_TERMS = {"gan": {"generator": 1.0, "discriminator": 1.0, "r1": 1.0, "r2": 1.0, "gradient_penalty": 1.0}}
 MEMBERS = [(f, m, s, k) for f in FAMILIES for m in MODALITIES for s in SPACES[m] for k in (0, 3)]
 
 
@@ -50,8 +49,9 @@ def test_terms_and_gradient_ownership(name, modality, space, classes):
     for player, owned in family.players.items():
         for module_name, module in family.named_children():
             module.requires_grad_(module_name in owned)
-        terms = family.losses(Turn(player, 0, 0, ALL_TERMS[name], cache=cache), batch)
-        assert terms
+        weights = {term: 1.0 for names in family.terms.values() for term in names}
+        terms = family.losses(Turn(player, 0, 0, weights, cache=cache), batch)
+        assert terms.keys() == set(family.terms[player])
         for term in terms.values():
             assert term.shape in ((len(batch["a"]),), ())
             assert torch.isfinite(term).all()

@@ -382,7 +382,7 @@ def test_term_weights_at_known_points():
     assert [term_weight(lazy, s, 100) for s in range(5)] == [8, 0, 0, 0, 8]
     assert [term_weight(TermConfig(warmup=4), s, 100) for s in (0, 1, 3, 50)] == [0.25, 0.5, 1, 1]
     assert [term_weight(TermConfig(until=3), s, 100) for s in (2, 3)] == [1, 0]
-    assert [term_weight(TermConfig(weight=4, final=2), s, 100) for s in (0, 50, 100)] == pytest.approx([4, 3, 2])
+    assert [term_weight(TermConfig(weight=4, final=1), s, 100) for s in (0, 50, 100)] == pytest.approx([4, 2, 1])
 
 
 def test_average_of_a_ramp():

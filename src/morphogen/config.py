@@ -61,7 +61,7 @@ class TermConfig(Section):
     every: int = Field(default=1, ge=1, description="computed at every n-th step only, then with n times the weight")
     warmup: int = Field(default=0, ge=0, description="the weight rises linearly from 0 during this many steps")
     until: int | None = Field(default=None, ge=0, description="no weight from this step on")
-    final: float | None = Field(default=None, description="the weight goes to this by a cosine until the last step")
+    final: float | None = Field(default=None, gt=0, description="the weight goes to this, by equal factors a step")
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

@@ -152,8 +152,9 @@ class Trainer:
         """One step of every player; returns the terms' means, still on the device."""
         step, cache, values = self.step, {}, {}
         self.family.train()
-        for player, settings in self.config.players.items():
-            weights = self._weights(step)
+        weights = self._weights(step)
+        for player in self.family.players:
+            settings = self.config.players[player]
             if step % settings.every or not any(name in weights for name in self.family.terms[player]):
                 continue
             for repeat in range(settings.repeats):

@@ -37,7 +37,7 @@ def term_weight(term: TermConfig, step: int, steps: int) -> float:
         return 0.0
     weight = term.weight
     if term.final is not None:
-        weight = term.final + (weight - term.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+        weight *= (term.final / weight) ** min(1.0, step / steps) if weight else 0.0
     if term.warmup:
         weight *= min(1.0, (step + 1) / term.warmup)
     return weight * term.every
