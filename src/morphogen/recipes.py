@@ -47,17 +47,17 @@ def gan_points() -> Config:
             "latent_dim": 16,
             "loss": "relativistic",
             "generator": {"kind": "dense", "hidden": hidden},
-            "discriminator": {"kind": "dense", "hidden": hidden},
+            "discriminator": {"kind": "dense", "hidden": hidden, "waves": 6},
         },
         terms={
             "generator": TermConfig(),
             "discriminator": TermConfig(),
-            "r1": TermConfig(weight=0.02),
-            "r2": TermConfig(weight=0.02),
+            "r1": TermConfig(weight=2e-3, every=4),
+            "r2": TermConfig(weight=2e-3, every=4),
         },
         players={"generator": PlayerConfig(lr=1e-3), "discriminator": PlayerConfig(lr=1e-3)},
         augment=AugmentConfig(mode="off"),
-        train=TrainConfig(steps=8000, batch_size=256),
+        train=TrainConfig(steps=4000, batch_size=256, precision="float32"),
     )
 
 
