@@ -80,7 +80,7 @@ def test_the_table_has_both_rows_and_says_how(digits, extractor):
     (real, train, heldout), _ = digits
     result = evaluate_items(real, train, heldout, extractor, split="seeded third")
     text = printed(result)
-    for words in (SAMPLES, FLOOR, "fid", "±", extractor.identity, "599 held-out", "seeded third", "resize", "biased"):
+    for words in (SAMPLES, FLOOR, "FID", "±", extractor.identity, "599 held-out", "seeded third", "resize", "biased"):
         assert words in text
     assert "class shares" not in text
 
