@@ -87,7 +87,7 @@ class AugmentConfig(Section):
         default=0.0, ge=0, le=1, description="of each kind for each item; the first value if adaptive"
     )
     target: float = Field(
-        default=0.5, description="adaptive: the gap of D between training and held-out items to allow"
+        default=0.2, description="adaptive: the gap of D between training and held-out items to allow"
     )
     every: int = Field(default=16, ge=1, description="adaptive: the gap is measured every n-th step")
     images: int = Field(
