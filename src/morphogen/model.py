@@ -253,11 +253,10 @@ def card(description: Description, family: Family) -> str:
 
 A {d.family} for {d.modality} items of shape {size}, {labels}. Made by Morphogen {d.version}.
 
-Trained on `{t.get("data", "?")}` ({t.get("items", "?")} items, {t.get("heldout", "?")} held out), seed
-{t.get("seed", "?")};
-these weights are the best by held-out score, of step {t.get("step", "?")} of {t.get("steps", "?")}.
+Trained on `{t.get("data", "?")}`: {t.get("items", "?")} items, {t.get("heldout", "?")} held out.
+Seed {t.get("seed", "?")}; best by held-out score, of step {t.get("step", "?")} of {t.get("steps", "?")}.
 
-    {t.get("command", "morphogen train")}
+    {t.get("command") or "made through the Python API"}
 
 Use it: `morphogen sample FOLDER -n 64 --out samples`, or `morphogen.load(FOLDER).sample(64)` in Python.
 
