@@ -158,7 +158,7 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
     if modality == "points":
         options = {"mean": float(data.train.data.mean()), "scale": float(data.train.data.std()) or 1.0}
     counts = []
-    if data.classes:
+    if data.label is not None:
         names, numbers = np.unique(np.asarray(data.train.labels[data.label], str), return_counts=True)
         counts = [int(dict(zip(names, numbers, strict=True))[c]) for c in data.classes]
     return Description(

@@ -71,7 +71,7 @@ def table(result: dict[str, Any]) -> Table:
     shown = Table(caption="\n".join([caption, *result["notes"]]), caption_justify="left", padding=(0, 0))
     shown.add_column("")
     for column in columns:
-        shown.add_column(HEADINGS.get(column, column.replace("_", " ")), justify="right")
+        shown.add_column(HEADINGS.get(column) or column.replace("_", " "), justify="right")
     for name, row in rows.items():
         shown.add_row(name, *(_cell(row, column) for column in columns))
     return shown

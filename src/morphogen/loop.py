@@ -123,7 +123,7 @@ class Trainer:
     ):  # fmt: skip
         self.config, self.folder, self.precision = config, folder, precision
         self.scorer, self.save_model, self.display = scorer, save_model, display or Silence()
-        self.family = family.to(precision.device).to(memory_format=torch.channels_last)
+        self.family = precision.place(family)
         self.modality = family.modality
         label = config.data.label if classes else None
         self.items = Items(train, label, classes, precision.device)

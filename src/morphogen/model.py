@@ -226,7 +226,7 @@ def load(path: str | Path, networks: dict[str, nn.Module] | None = None) -> Mode
     except RuntimeError as error:
         raise MorphogenError(f"{folder} is damaged: {str(error).splitlines()[-1].strip()}") from None
     precision = choose("float32")  # samples and scores are measured in full precision
-    return Model(family.to(precision.device).to(memory_format=torch.channels_last), description)
+    return Model(precision.place(family), description)
 
 
 def start_from(family: Family, path: str | Path) -> tuple[int, int]:
