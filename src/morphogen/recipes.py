@@ -20,7 +20,7 @@ def gan_image() -> Config:
         model={
             "latent_dim": 64,
             "loss": "relativistic",
-            "penalty": "difference",  # reached a lower FID than the exact form in equal minutes: RESULTS.md
+            "penalty": "difference",  # about as good as the exact form in equal minutes: RESULTS.md
             "generator": {"kind": "conv", "width": 64},
             "discriminator": {"kind": "conv", "width": 32},
         },
