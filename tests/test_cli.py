@@ -133,6 +133,18 @@ def test_evaluate_a_run_and_anybodys_samples(trained, tmp_path, capsys):
     assert theirs["rows"]["samples"]["fid"] > 2 * real  # thirty steps do not make digits
 
 
+def test_samples_of_another_size_with_a_broken_first_file_are_scored_and_said(tmp_path, capsys):
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    (folder / "00.png").write_bytes(b"\x89PNG\r\n\x1a\nnot much")
+    for i in range(1, 40):
+        Image.fromarray(np.full((16, 12), 6 * i, np.uint8)).save(folder / f"{i:02d}.png")
+    call("evaluate", "--samples", folder, "--data", "builtin:digits", "--json", "--extractor", "random")
+    notes = " ".join(json.loads(capsys.readouterr().out)["notes"])
+    assert "1 samples could not be read" in notes
+    assert "16x12 to the data's 8x8" in notes
+
+
 def test_training_on_a_users_folder(photos, tmp_path, capsys):
     out = tmp_path / "run"
     call("train", "gan-image", "--data", photos, "--steps", 4, "--out", out, *sets("data.label=label"))

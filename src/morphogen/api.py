@@ -5,6 +5,7 @@ Order of a training: config → data → description (shape, classes) → networ
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Callable, Sequence
@@ -26,13 +27,15 @@ from morphogen.config import (
     read_yaml,
     validate,
 )
-from morphogen.data import Dataset, open_source, prepare, split
+from morphogen.data import BadItem, Dataset, open_source, prepare, split
+from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA
 from morphogen.data.images import parse_size
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.evaluation import HeldoutScore, evaluate_items
 from morphogen.families import Family
 from morphogen.loop import Display, Silence, Trainer, steps_for_minutes
 from morphogen.metrics.extractors import choose_extractor
+from morphogen.metrics.toy import mixture_modes
 from morphogen.model import Description, Model, build_family, load, save_model, start_from
 from morphogen.precision import choose
 from morphogen.recipes import RECIPES
@@ -220,10 +223,7 @@ def train(
         copied, total = start_from(family, init)
         display.note(f"started from {init}: {copied} of {total} tensors fit")
     precision = choose(config.train.precision)
-    facts = {
-        "fingerprint": items.train.fingerprint(), "heldout_fingerprint": items.heldout.fingerprint(),
-        "space": description.space, "classes": items.classes,
-    }  # fmt: skip
+    facts = data_facts(items)
     check_facts(folder, facts, going_on)
     extractor = extractor_for(config.evaluate.extractor, items, display)
     scorer = HeldoutScore(extractor, items.heldout.data)
@@ -233,11 +233,8 @@ def train(
         display = tensorboard(display, folder)
 
     def save(best: Family, step: int, scores: dict[str, float]) -> None:
-        description.training = {
-            "name": folder.path.name, "recipe": config.recipe, "data": config.data.source, "split": items.split,
-            "items": len(items.train), "heldout": len(items.heldout), "seed": config.train.seed, "step": step,
-            "steps": config.train.steps, "scores": scores, "command": command, "precision": precision.why,
-            "data_config": config.data.model_dump(mode="json"), "extractor": config.evaluate.extractor,
+        description.training = provenance(config, items) | {
+            "name": folder.path.name, "step": step, "scores": scores, "command": command, "precision": precision.why,
         }  # fmt: skip
         save_model(best, description, folder.model)
 
@@ -282,6 +279,23 @@ def tensorboard(display: Display, folder: RunFolder) -> Display:
         return TensorBoardDisplay(display, str(folder.path / "tensorboard"))
     except ImportError:
         raise UsageError("train.tensorboard needs the extra: pip install 'morphogen[track]'.") from None
+
+
+def provenance(config: Config, data: Data) -> dict[str, Any]:
+    """What a model says of its training, as far as it is known beforehand."""
+    return {
+        "recipe": config.recipe, "data": config.data.source, "split": data.split, "items": len(data.train),
+        "heldout": len(data.heldout), "seed": config.train.seed, "steps": config.train.steps,
+        "data_config": config.data.model_dump(mode="json"), "extractor": config.evaluate.extractor,
+    }  # fmt: skip
+
+
+def data_facts(data: Data) -> dict[str, Any]:
+    """What must be the same when a run goes on."""
+    return {
+        "fingerprint": data.train.fingerprint(), "heldout_fingerprint": data.heldout.fingerprint(),
+        "space": list(data.train.item_shape), "classes": data.classes,
+    }  # fmt: skip
 
 
 def check_facts(folder: RunFolder, facts: dict[str, Any], going_on: bool) -> None:
@@ -338,14 +352,10 @@ def evaluate_model(model: Model, data: Data, extractor: Any, count: int, seed: i
 
 def add_modes(result: dict[str, Any], samples: np.ndarray, spec: str) -> None:
     """For the toy mixtures, whose truth is known: modes found, high-quality share, spread, reverse KL."""
-    from morphogen.data import builtin
-    from morphogen.metrics.toy import mixture_modes
-
-    known = {"builtin:grid": ("GRID_CENTERS", "GRID_SIGMA"), "builtin:ring": ("RING_CENTERS", "RING_SIGMA")}
+    known = {"builtin:grid": (GRID_CENTERS, GRID_SIGMA), "builtin:ring": (RING_CENTERS, RING_SIGMA)}
     name = spec.partition("#")[0]
     if name in known:
-        centers, sigma = (getattr(builtin, what) for what in known[name])
-        result["modes"] = mixture_modes(samples, centers, sigma)
+        result["modes"] = mixture_modes(samples, *known[name])
 
 
 def evaluate(
@@ -374,11 +384,22 @@ def evaluate(
     add_modes(result, theirs.data, data)
     if theirs.skipped:
         result["notes"].append(f"{len(theirs.skipped)} samples could not be read and are left out")
-    height, width = (open_source(samples).shape(0) + items.train.item_shape)[:2]
-    if theirs.space == "image" and (height, width) != items.train.item_shape[1:]:
-        sizes = f"{height}x{width} to the data's {items.train.item_shape[1]}x{items.train.item_shape[2]}"
-        result["notes"].append(f"The samples were resized (the first from {sizes}), which changes what is measured")
+    if theirs.space == "image":
+        result["notes"] += _resized(samples, items.train.item_shape)
     return result
+
+
+def _resized(samples: str, item_shape: tuple[int, ...]) -> list[str]:
+    """A note when the first readable sample has another size than the data."""
+    source = open_source(samples)
+    for i in range(len(source)):
+        with contextlib.suppress(BadItem):
+            height, width = source.shape(i)[:2]
+            if (height, width) == item_shape[1:]:
+                return []
+            sizes = f"{height}x{width} to the data's {item_shape[1]}x{item_shape[2]}"
+            return [f"The samples were resized (the first from {sizes}), which changes what is measured"]
+    return []
 
 
 def _data_config(config: Config, data: str | None, heldout: str | None, seed: int) -> Config:

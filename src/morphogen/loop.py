@@ -249,11 +249,7 @@ class Trainer:
         """Score the averaged model on held-out data, save it when it is the best so far, and make a preview."""
         begin = time.perf_counter()
         self.sync_shown()
-        count, seed = self.config.evaluate.samples, self.config.train.seed
-        labels = frequent_labels(self.label_counts, count, seed) if self.label_counts else None
-        with torch.no_grad():
-            items = sample_raw(self.shown, self.modality, count, seed, labels)
-        self.scores = self.scorer(items) if np.isfinite(items).all() else {}
+        self.scores = self.measure()
         score = self.scores.get(self.criterion, math.inf)
         if math.isfinite(score) and (not self.best or score < self.best["score"]):
             self.best = {"score": score, "step": self.step}
@@ -264,6 +260,13 @@ class Trainer:
         best = f"{self.best['score']:.4g} at step {self.best['step']}" if self.best else "none yet"
         self.display.note(f"step {self.step}: held-out {self.criterion.upper()} {score:.4g}, best {best}")
         self.seconds += time.perf_counter() - begin
+
+    def measure(self) -> dict[str, float]:
+        """The scores of samples of the averaged model; none when a sample is not finite."""
+        count, seed = self.config.evaluate.samples, self.config.train.seed
+        labels = frequent_labels(self.label_counts, count, seed) if self.label_counts else None
+        items = sample_raw(self.shown, self.modality, count, seed, labels)
+        return self.scorer(items) if np.isfinite(items).all() else {}
 
     def preview(self) -> None:
         """A grid of the same 64 noise vectors at every evaluation; with labels, they cycle along the rows."""
@@ -414,9 +417,7 @@ def steps_for_minutes(trial: Trainer, minutes: float) -> int:
         rounds.append(clock() - begin)
     a_step = statistics.median(rounds) / TRIAL_STEPS[1]  # another program's burst must not count
     begin = clock()
-    count = trial.config.evaluate.samples
-    labels = frequent_labels(trial.label_counts, count, 0) if trial.label_counts else None
-    trial.scorer(sample_raw(trial.shown, trial.modality, count, 0, labels))
+    trial.measure()
     an_evaluation = clock() - begin
     every = trial.config.train.evaluate_every
     if every is not None:

@@ -162,7 +162,9 @@ class GAN(Family):
         A relativistic discriminator's logits have no origin of their own: there it is the mean logit of 500 samples of
         the same label, so that 0.5 is a typical sample's.
         """
-        logits = torch.cat([self.discriminator(*pair) for pair in zip(x.split(500), _split(y, x, 500), strict=True)])
+        logits = torch.cat(
+            [self.discriminator(x[i : i + 500], None if y is None else y[i : i + 500]) for i in range(0, len(x), 500)]
+        )
         if not LOSSES[self.options.loss].generator_sees_real:
             return torch.sigmoid(logits)
         if y is None:
@@ -210,8 +212,3 @@ class GAN(Family):
             best[rows] = torch.where(better, error, best[rows])
             found[rows] = torch.where(better[:, None], candidates[index], found[rows])
         return found
-
-
-def _split(y: Tensor | None, x: Tensor, size: int) -> list[Tensor | None]:
-    """Labels (B,) in the parts of x.split(size), or as many Nones."""
-    return [None] * len(x.split(size)) if y is None else list(y.split(size))
