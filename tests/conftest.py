@@ -31,3 +31,21 @@ TINY = [
     "evaluate.extractor=random",
 ]  # fmt: skip
 """Settings under which gan-image trains in milliseconds a step."""
+
+_TINY_VAE = [
+    "model.latent_dim=4", "train.batch_size=16", "evaluate.samples=64", "evaluate.final_samples=128",
+    "evaluate.extractor=random", "evaluate.likelihood_items=20", "evaluate.importance_samples=5",
+    "evaluate.samplers=[gmm]",
+]  # fmt: skip
+TINY_OF = {
+    "gan-image": TINY,
+    "vae-image": [
+        *_TINY_VAE, "model.encoder={kind: conv, width: 8, features: 32}", "model.decoder={kind: conv, width: 8}",
+        "model.prior={kind: vamp, components: 8}",
+    ],
+    "vae-binary": [
+        *_TINY_VAE, "model.encoder={kind: ladder, width: 8, features: 32}",
+        "model.decoder={kind: ladder, width: 8, layers: 1, latent_channels: 2}",
+    ],
+}  # fmt: skip
+"""The same for every recipe on pictures."""

@@ -13,19 +13,33 @@ from morphogen.config import AugmentConfig
 from morphogen.families import FAMILIES, Turn
 from morphogen.modalities import MODALITIES
 from morphogen.model import Description, Model, build_family, load, save_model
-from morphogen.nets import DISCRIMINATORS, GENERATORS
+from morphogen.nets import DISCRIMINATORS, ENCODERS, GENERATORS
 
 SPACES = {"image": [(1, 28, 28), (3, 16, 24), (1, 8, 8), (3, 30, 17)], "points": [(2,)]}
-NETWORKS = {
-    "image": {"generator": {"kind": "conv", "width": 8}, "discriminator": {"kind": "conv", "width": 8, "features": 16}},
-    "points": {"generator": {"kind": "dense"}, "discriminator": {"kind": "dense"}},
-}
-MEMBERS = [(f, m, s, k) for f in FAMILIES for m in MODALITIES for s in SPACES[m] for k in (0, 3)]
+CONV, LADDER = {"kind": "conv", "width": 8}, {"kind": "ladder", "width": 8}
+OPTIONS = {
+    "gan": {"image": {"generator": CONV, "discriminator": {**CONV, "features": 16}},
+            "points": {"generator": {"kind": "dense"}, "discriminator": {"kind": "dense"}}},
+    "vae": {"image": {"encoder": {**CONV, "features": 16}, "decoder": CONV, "importance_samples": 2},
+            "points": {"encoder": {"kind": "dense"}, "decoder": {"kind": "dense"}, "prior": {"kind": "flow"}}},
+    "vae ladder": {"image": {"encoder": {**LADDER, "features": 16}, "decoder": LADDER, "likelihood": "logistic",
+                             "components": 2, "prior": {"kind": "mixture", "components": 3}}},
+    "vae vamp": {"image": {"encoder": {**CONV, "features": 16}, "decoder": CONV, "likelihood": "bernoulli",
+                           "binarize": True, "prior": {"kind": "vamp", "components": 6}, "dreg": True}},
+}  # fmt: skip
+"""family, and what sets it apart, → modality → its options."""
+MEMBERS = [(f, m, s, k) for f in OPTIONS for m in OPTIONS[f] for s in SPACES[m] for k in (0, 3)]
+
+
+def test_every_family_and_modality_is_here():
+    assert {f.split()[0] for f in OPTIONS} == set(FAMILIES)
+    assert all(set(OPTIONS[f]) == set(MODALITIES) for f in FAMILIES)
 
 
 def make(family: str, modality: str, space: tuple[int, ...], classes: int, seed: int = 0, **options):
     description = Description(
-        family=family, modality=modality, space=list(space), options={"latent_dim": 4, **NETWORKS[modality], **options},
+        family=family.split()[0], modality=modality, space=list(space),
+        options={"latent_dim": 4, **OPTIONS[family][modality], **options},
         classes=[str(k) for k in range(classes)], label="label" if classes else None, label_counts=[1] * classes,
     )  # fmt: skip
     augment = AugmentConfig(mode="fixed", probability=0.5)
@@ -92,8 +106,7 @@ def test_samples_are_a_function_of_the_seed_alone(name, modality, space, classes
         assert (model.sample(6, seed=7, label="1")[1] == cycle[1]).all()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize(("name", "modality"), [(f, m) for f in OPTIONS for m in OPTIONS[f]])
 def test_shapes_of_samples_follow_the_contract(name, modality):
     for space in SPACES[modality]:
         items = Model(*make(name, modality, space, 0)).sample(3)
@@ -118,7 +131,7 @@ def test_codec_of_points_is_exact_to_rounding():
     assert abs(points.decode(points.encode(raw)) - raw.numpy()).max() < 1e-5
 
 
-SMALL = {"conv": {"width": 8}, "residual": {"width": 8}, "dense": {"hidden": [64]}}
+SMALL = {"conv": {"width": 8}, "residual": {"width": 8}, "dense": {"hidden": [64]}, "ladder": {"width": 8}}
 
 
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
@@ -135,6 +148,23 @@ def test_one_batch_can_be_learned_by_heart(kind):
         loss.backward()
         optimizer.step()
     assert loss < 0.05
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_one_batch_can_be_reconstructed_by_heart(kind):
+    """A VAE of each kind, asked for the reconstruction only, learns 8 random images."""
+    torch.manual_seed(0)
+    decoder = {"kind": kind, **SMALL[kind]}
+    family, _ = make("vae", "image", (1, 16, 16), 0, latent_dim=16, encoder=decoder, decoder=decoder)
+    x = torch.rand(8, 1, 16, 16) * 2 - 1
+    family.prepare(x)
+    optimizer = torch.optim.Adam(family.parameters(), 3e-3)
+    for step in range(200):
+        loss = family.losses(Turn("autoencoder", step, 0, {"reconstruction": 1.0}), {"a": x})["reconstruction"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (family.eval().generate(family.encode(x, None, 0), None) - x).square().mean() < 0.3 * x.var()
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
@@ -167,7 +197,7 @@ def test_a_relativistic_score_gives_typical_samples_one_half():
     family, _ = make("gan", "image", (1, 16, 16), 3)
     family.eval().requires_grad_(False)
     labels = torch.full((300,), 2)
-    x = torch.cat(list(family.decode_noise(family.noise(300, 9), labels)))
+    x = torch.cat(list(family.items_of(family.noise(300, 9), labels)))
     assert family.score(x, labels).logit().mean().abs() < 0.05
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, TINY_OF
 
 from morphogen import api, precision
 from morphogen.config import PlayerConfig, TermConfig, TrainConfig
@@ -29,10 +29,12 @@ from morphogen.run import RunFolder, load_tensors
 SETTINGS = [*TINY, "data.label=label", "train.checkpoint_every=7", "train.evaluate_every=11"]
 
 
-def run(out: Path, steps: int = 40, settings: list[str] | None = None, **more) -> api.Run:
-    return api.train(
-        "gan-image", "builtin:digits", out=out, steps=steps, settings=[*SETTINGS, *(settings or [])], **more
-    )
+CADENCE = SETTINGS[len(TINY) :]
+
+
+def run(out: Path, steps: int = 40, settings: list[str] | None = None, recipe: str = "gan-image", **more) -> api.Run:
+    settings = [*TINY_OF[recipe], *CADENCE, *(settings or [])]
+    return api.train(recipe, "builtin:digits", out=out, steps=steps, settings=settings, **more)
 
 
 def final_state(out: Path, step: int = 40) -> dict[str, torch.Tensor]:
@@ -52,15 +54,15 @@ def never_killed(tmp_path_factory) -> Path:
     return out
 
 
-def command(out: Path, *more: str) -> list[str]:
-    sets = [part for s in SETTINGS for part in ("--set", s)]
-    return [sys.executable, "-m", "morphogen", "train", "gan-image", "--data", "builtin:digits", "--steps", "40",
-            "--out", str(out), *sets, *more]  # fmt: skip
+def command(out: Path, recipe: str = "gan-image") -> list[str]:
+    sets = [part for s in (*TINY_OF[recipe], *CADENCE) for part in ("--set", s)]
+    return [sys.executable, "-m", "morphogen", "train", recipe, "--data", "builtin:digits", "--steps", "40",
+            "--out", str(out), *sets]  # fmt: skip
 
 
-def kill_after_checkpoint(out: Path, signum: int) -> subprocess.Popen:
+def kill_after_checkpoint(out: Path, signum: int, recipe: str = "gan-image") -> subprocess.Popen:
     """Start the run in its own process and send `signum` once a checkpoint beyond the first is there."""
-    process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(out, recipe), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline, at_least = time.monotonic() + 120, random.choice([7, 14, 21, 28])  # anywhere, another place each time
     while time.monotonic() < deadline and process.poll() is None:
         if any(step >= at_least for step in RunFolder(out).steps_saved()):
@@ -99,17 +101,21 @@ def test_another_seed_gives_other_weights(tmp_path, never_killed):
     assert any(not torch.equal(a[k], b[k]) for k in a if k.startswith("family.generator"))
 
 
-def test_killed_with_sigkill_and_resumed_equals_never_killed(tmp_path, never_killed):
-    out = tmp_path / "run"
-    process = kill_after_checkpoint(out, signal.SIGKILL)
+@pytest.mark.parametrize("recipe", TINY_OF)
+def test_killed_with_sigkill_and_resumed_equals_never_killed(tmp_path, never_killed, recipe):
+    out, whole = tmp_path / "run", never_killed
+    if recipe != "gan-image":
+        whole = tmp_path / "whole"
+        run(whole, recipe=recipe)
+    process = kill_after_checkpoint(out, signal.SIGKILL, recipe)
     if process.returncode == 0:
         pytest.skip("the run ended before the signal came")
     assert process.returncode == -signal.SIGKILL
-    subprocess.run(command(out), check=True, capture_output=True)
-    assert_same(final_state(out), final_state(never_killed))
+    subprocess.run(command(out, recipe), check=True, capture_output=True)
+    assert_same(final_state(out), final_state(whole))
     model = "model/weights.safetensors"
-    assert (out / model).read_bytes() == (never_killed / model).read_bytes()
-    assert (out / "metrics.jsonl").read_text() == (never_killed / "metrics.jsonl").read_text()
+    assert (out / model).read_bytes() == (whole / model).read_bytes()
+    assert (out / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

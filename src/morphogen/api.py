@@ -31,26 +31,34 @@ from morphogen.data import BadItem, Dataset, open_source, prepare, split
 from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA
 from morphogen.data.images import parse_size
 from morphogen.errors import MorphogenError, UsageError
-from morphogen.evaluation import HeldoutScore, evaluate_items
+from morphogen.evaluation import HeldoutScore, evaluate_items, likelihood_of
 from morphogen.families import Family
-from morphogen.loop import Display, Silence, Trainer, steps_for_minutes
+from morphogen.families.vae import VAE
+from morphogen.loop import ENOUGH_FOR_FID, Display, Items, Silence, Trainer, spaced, steps_for_minutes
 from morphogen.metrics.extractors import choose_extractor
 from morphogen.metrics.toy import mixture_modes
+from morphogen.modalities.codes import codes_of
 from morphogen.model import Description, Model, build_family, load, save_model, start_from
+from morphogen.posthoc import candidates, top_codes
 from morphogen.precision import choose
 from morphogen.recipes import RECIPES
 from morphogen.run import RunFolder, model_folder, read_json, write_json, write_text
 
+FITTED = 30_000  # items whose codes a post-hoc prior is fitted to
+MOST_ATTRIBUTES = 1000  # values of a label of which the model learns where they lie
+
 
 @dataclass
 class Data:
-    """What a training draws on: the training and the held-out items, and the labels that condition the model."""
+    """What a training draws on: the training and the held-out items, the labels that condition the model, and the
+    model in whose latent space another one works."""
 
     train: Dataset
     heldout: Dataset
     label: str | None
     classes: list[str]
     split: str
+    codec: Model | None = None
 
     def evaluation_label(self) -> str | None:
         """The attribute an in-domain classifier may learn, whether or not it conditions the model."""
@@ -114,7 +122,19 @@ def load_data(config: Config) -> Data:
         train, heldout = split(dataset, d.heldout_fraction, config.train.seed, label=d.label)
         how = f"seeded split of {d.source}, {100 * d.heldout_fraction:g} % held out, seed {config.train.seed}"
     train.skipped = dataset.skipped + (heldout.skipped if d.heldout else [])
-    return Data(train, heldout, d.label, classes, how)
+    return Data(train, heldout, d.label, classes, how, load_codec(config, dataset.item_shape))
+
+
+def load_codec(config: Config, item_shape: tuple[int, ...]) -> Model | None:
+    """The trained model that `codec` names; UsageError when it cannot stand between these items and another family."""
+    if config.codec is None:
+        return None
+    codec = load(config.codec)
+    if codec.description.family != "vae" or codec.classes:
+        raise UsageError(f"codec: {config.codec} must be a VAE without labels; train one without data.label.")
+    if codec.modality.item_space != item_shape:
+        raise UsageError(f"codec: {config.codec} takes items of shape {codec.modality.item_space}, not {item_shape}.")
+    return codec
 
 
 def _classes(dataset: Dataset, label: str | None) -> list[str]:
@@ -157,8 +177,12 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
     modality = "points" if data.train.space == "points" else "image"
     if modality != config.modality:
         raise UsageError(f"{config.data.source} holds {modality}, but the recipe is for {config.modality} data.")
-    options: dict[str, float] = {}
-    if modality == "points":
+    options: dict[str, Any] = {}
+    if data.codec is not None:
+        codes = codes_of(data.codec, data.train.data[spaced(len(data.train), 5000)])
+        modality, space = "codes", [codes.shape[1]]
+        options = {"mean": codes.mean(0).tolist(), "std": np.maximum(codes.std(0), 1e-3).tolist()}
+    elif modality == "points":
         options = {"mean": float(data.train.data.mean()), "scale": float(data.train.data.std()) or 1.0}
     counts = []
     if data.label is not None:
@@ -217,7 +241,7 @@ def train(
     if items.train.skipped:
         display.note(f"{len(items.train.skipped)} unreadable items are left out; {folder.skipped} lists them")
     description = describe(config, items, networks)
-    family = build_family(description, config.augment, networks, config.train.seed)
+    family = build_family(description, config.augment, networks, config.train.seed, items.codec)
     check_terms(config, family)
     if init is not None and not folder.steps_saved():
         copied, total = start_from(family, init)
@@ -252,7 +276,7 @@ def train(
     if going_on and loop.resume():
         display.note(f"going on from step {loop.step} of {config.train.steps}")
     loop.fit()
-    evaluation = finish(folder, config, items, extractor, loop.seconds, networks, display)
+    evaluation = finish(folder, config, items, extractor, scorer, loop.seconds, networks, display)
     return Run(folder.path, config, evaluation, items.train.skipped)
 
 
@@ -329,24 +353,86 @@ def extractor_for(name: str, data: Data, display: Display | None = None) -> Any:
 
 
 def finish(
-    folder: RunFolder, config: Config, data: Data, extractor: Any, seconds: float,
+    folder: RunFolder, config: Config, data: Data, extractor: Any, scorer: HeldoutScore, seconds: float,
     networks: dict[str, nn.Module] | None, display: Display,
 ) -> dict[str, Any]:  # fmt: skip
-    """The evaluation of the best model, in full, into RUN/evaluation.json."""
+    """Choose the prior of a VAE's samples, then evaluate the best model in full, into RUN/evaluation.json."""
     if not (folder.model / "weights.safetensors").exists():
         raise MorphogenError(f"No evaluation of {folder.path} gave a finite score; lower the learning rates.")
+    model, settings, priors = load(folder.path, networks), config.evaluate, None
+    if isinstance(model.family, VAE):
+        model, priors = choose_prior(model, data, scorer, config, display)
+        model.save(folder.model)
     display.note("evaluating the best model")
-    result = evaluate_model(load(folder.path, networks), data, extractor, config.evaluate.final_samples)
+    result = evaluate_model(
+        model,
+        data,
+        extractor,
+        settings.final_samples,
+        likelihood=(settings.likelihood_items, settings.importance_samples),
+    )
+    if priors:
+        result["priors"] = priors
     result["training"] = {"minutes": round(seconds / 60, 2), "steps": config.train.steps, "recipe": config.recipe}
     write_json(folder.evaluation, result)
     return result
 
 
-def evaluate_model(model: Model, data: Data, extractor: Any, count: int, seed: int = 1) -> dict[str, Any]:
-    """Scores of `count` samples of a model against held-out data, with the row of real data beside."""
+def choose_prior(
+    model: Model, data: Data, scorer: HeldoutScore, config: Config, display: Display
+) -> tuple[Model, dict[str, dict[str, float]]]:
+    """The model with the prior whose samples score best against held-out data, and the scores of all priors.
+
+    Also learns where the labels' values lie among the codes, for `--attribute`.
+    """
+    family, device = model.family, model.family.device
+    assert isinstance(family, VAE)
+    label = data.label if model.classes else None
+    train, heldout = (
+        Items(d, label, model.classes, device, model.modality).take(spaced(len(d), FITTED))
+        for d in (data.train, data.heldout)
+    )
+    train, heldout = ((model.modality.encode(raw), y) for raw, y in (train, heldout))
+    criterion = "fid" if len(data.heldout) >= ENOUGH_FOR_FID else "kid"
+    scores, best = {}, (np.inf, {}, None)
+    for name, options, prior in candidates(family, train, heldout, list(config.evaluate.samplers)):
+        family.sampler = prior
+        scores[name] = scorer(model.modality.raw(model.sample(config.evaluate.samples, config.train.seed)))
+        display.note(f"samples of the prior '{name}': held-out {criterion.upper()} {scores[name][criterion]:.4g}")
+        if scores[name][criterion] < best[0]:
+            best = scores[name][criterion], options, prior
+    family.sampler = best[2]
+    model.description.options["sampler"] = best[1]
+    model.description.attributes = attributes(top_codes(family, *train, seed=0), data, spaced(len(data.train), FITTED))
+    return model, scores
+
+
+def attributes(codes: torch.Tensor, data: Data, rows: np.ndarray) -> dict[str, list[float]]:
+    """value of a label → mean code of the items that have it − mean code of the others, both of codes (N, Z)."""
+    name = data.evaluation_label()
+    values = [] if name is None else np.asarray(data.train.labels[name], str)[rows]
+    known = sorted(set(values))
+    if not 2 <= len(known) <= MOST_ATTRIBUTES:
+        return {}
+    return {v: (codes[values == v].mean(0) - codes[values != v].mean(0)).tolist() for v in known}
+
+
+def evaluate_model(
+    model: Model, data: Data, extractor: Any, count: int, seed: int = 1, likelihood: tuple[int, int] = (1000, 100),
+    display: Display | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Scores of `count` samples of a model against held-out data, with the row of real data beside; of a VAE also the
+    likelihood of `likelihood` = (items, importance samples of each)."""
     samples = model.modality.raw(model.sample(count, seed))
     result = evaluate_items(samples, data.train.data, data.heldout.data, extractor, seed=seed, split=data.split)
     add_modes(result, samples, data.train.spec)
+    if isinstance(model.family, VAE):
+        items = Items(
+            data.heldout, data.label if model.classes else None, model.classes, model.family.device, model.modality
+        )
+        raw, y = items.take(spaced(len(items), likelihood[0]))
+        progress = None if display is None else display.note
+        result["likelihood"] = likelihood_of(model.family, model.modality.encode(raw), y, likelihood[1], seed, progress)
     return result
 
 
@@ -361,17 +447,18 @@ def add_modes(result: dict[str, Any], samples: np.ndarray, spec: str) -> None:
 def evaluate(
     run: str | Path | None = None, *, data: str | None = None, samples: str | None = None, heldout: str | None = None,
     extractor: str | None = None, count: int = 10_000, seed: int = 0, display: Display | None = None,
-    networks: dict[str, nn.Module] | None = None,
+    networks: dict[str, nn.Module] | None = None, likelihood: tuple[int, int] = (1000, 100),
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run, or anybody's samples (a folder or .npy), against held-out data.
 
     data: what the samples' model was trained on (a run knows its own).  heldout: by default a seeded split of it.
+    likelihood: held-out items and importance samples of each, for the likelihood of a VAE.
     Returns the scores; `morphogen.evaluation.table` prints them. UsageError unless one of run, samples is given.
     """
     if (run is None) == (samples is None):
         raise UsageError("Give evaluate a run, or --samples with --data.")
     if run is not None:
-        return _evaluate_run(load(run, networks), run, data, heldout, extractor, count, seed, display)
+        return _evaluate_run(load(run, networks), run, data, heldout, extractor, count, seed, likelihood, display)
     if data is None:
         raise UsageError("Give --data: what the model of these samples was trained on.")
     items = load_data(_data_config(Config(), data, heldout, seed))
@@ -411,19 +498,19 @@ def _data_config(config: Config, data: str | None, heldout: str | None, seed: in
 
 def _evaluate_run(
     model: Model, run: str | Path, data: str | None, heldout: str | None, extractor: str | None, count: int, seed: int,
-    display: Display | None,
+    likelihood: tuple[int, int], display: Display | None,
 ) -> dict[str, Any]:  # fmt: skip
     training = model.description.training
     config = Config(data=training["data_config"])
     if data is not None and data != config.data.source:
         config.data.heldout = None
     config = _data_config(config, data, heldout, training.get("seed", seed))
-    space = model.modality.space
+    space = model.modality.item_space
     if len(space) == 3:
         config.data.size, config.data.channels = f"{space[1]}x{space[2]}", space[0]  # type: ignore[assignment]
     items = load_data(config)
     chosen = extractor_for(extractor or training.get("extractor", "auto"), items, display)
-    result = evaluate_model(model, items, chosen, count)
+    result = evaluate_model(model, items, chosen, count, likelihood=likelihood, display=display)
     folder = RunFolder(model_folder(run).parent)
     if folder.evaluation.exists():
         result["training"] = read_json(folder.evaluation).get("training", {})
@@ -433,7 +520,9 @@ def _evaluate_run(
 def read_for(model: Model, spec: str) -> Dataset:
     """The items of SRC as the model takes them; unreadable ones are in `.skipped`."""
     config = model.description.training.get("data_config", {})
-    return _fitted(spec, model.modality.space, config.get("fit", "crop"), config.get("label_pattern"), strict=False)
+    return _fitted(
+        spec, model.modality.item_space, config.get("fit", "crop"), config.get("label_pattern"), strict=False
+    )
 
 
 def names_of(model: Model, spec: str) -> list[str]:

@@ -28,6 +28,9 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="a run folder, i
 SourceArgument = Annotated[str, typer.Argument(metavar="SRC", help="builtin:NAME, a folder, IDX, .npy/.npz; #SELECT")]
 OutOption = Annotated[Path, typer.Option("--out", help="a folder, or FILE.npy")]
 LabelOption = Annotated[str | None, typer.Option("--label", help="condition on this label, or 'all' for a cycle")]
+AttributeOption = Annotated[
+    list[str] | None, typer.Option("--attribute", help="LABEL=AMOUNT: move codes towards a label's, 1 the whole way")
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="what comes out is a function of it")]
 
 
@@ -121,19 +124,22 @@ def sample(
 
 @app.command()
 def reconstruct(
-    run: RunArgument, source: SourceArgument, out: OutOption, label: LabelOption = None, seed: SeedOption = 0
-) -> None:
-    """What the model makes of its codes of the items: how near it can come to them."""
+    run: RunArgument, source: SourceArgument, out: OutOption, label: LabelOption = None, seed: SeedOption = 0,
+    attribute: AttributeOption = None,
+) -> None:  # fmt: skip
+    """What the model makes of its codes of the items: how near it can come to them, or to an attribute's."""
     from morphogen.api import labels_for, read_for
     from morphogen.model import load
-    from morphogen.output import check_out, require_all, write_items
+    from morphogen.output import attributes_of, check_out, require_all, write_items
+
+    moves = attributes_of(attribute)
 
     check_out(out)
     model = load(run)
     items = read_for(model, source)
     require_all(items, out)
     array = model.modality.array(items.data)
-    write_items(model, model.reconstruct(array, labels_for(model, items, label), seed), out, items.names)
+    write_items(model, model.reconstruct(array, labels_for(model, items, label), seed, moves), out, items.names)
 
 
 @app.command()
@@ -141,8 +147,9 @@ def encode(
     run: RunArgument, source: SourceArgument,
     out: Annotated[Path, typer.Option("--out", help="FILE.npy or FILE.npz")],
     label: LabelOption = None, seed: SeedOption = 0,
+    sampled: Annotated[bool, typer.Option("--sampled", help="a random draw of each posterior, not its mean")] = False,
 ) -> None:  # fmt: skip
-    """Latent codes of items, one row each; a GAN finds them by search."""
+    """Latent codes of items, one row each: a VAE's posterior means, or draws; a GAN finds them by search."""
     from morphogen.api import labels_for, read_for
     from morphogen.model import load
     from morphogen.output import require_all, write_arrays
@@ -152,7 +159,7 @@ def encode(
     model = load(run)
     items = read_for(model, source)
     require_all(items, out)
-    codes = model.encode(model.modality.array(items.data), labels_for(model, items, label), seed)
+    codes = model.encode(model.modality.array(items.data), labels_for(model, items, label), seed, sampled)
     write_arrays(out, {"codes": codes, "names": items.names})
 
 
@@ -163,6 +170,7 @@ def interpolate(
     start: Annotated[str | None, typer.Option("--from", help="an item's file")] = None,
     end: Annotated[str | None, typer.Option("--to", help="an item's file")] = None,
     frames: Annotated[int, typer.Option("--frames", help="how many items on the way")] = 60,
+    linear: Annotated[bool, typer.Option("--linear", help="straight, not along the sphere")] = False,
     label: LabelOption = None,
     seed: SeedOption = 0,
 ) -> None:
@@ -175,7 +183,7 @@ def interpolate(
         raise UsageError("Give both --from and --to, or neither.")
     model = load(run)
     ends = None if start is None or end is None else ends_of(model, start, end, label, seed)
-    write_items(model, model.interpolate(frames, seed, ends, label), out)
+    write_items(model, model.interpolate(frames, seed, ends, label, linear=linear), out)
 
 
 @app.command()
@@ -185,7 +193,7 @@ def score(
     sort: Annotated[bool, typer.Option("--sort", help="anomalies first")] = False,
     label: LabelOption = None,
 ) -> None:  # fmt: skip
-    """Judge items one by one: the discriminator's probability that each is real."""
+    """Judge items one by one: a GAN's probability that each is real, a VAE's likelihood bound in nats."""
     from morphogen.api import labels_for, names_of, read_for
     from morphogen.model import load
     from morphogen.output import report_skipped, write_csv
@@ -197,7 +205,7 @@ def score(
     known = dict(zip(items.names, (float(v) for v in values), strict=True))
     rows = [(name, known.get(name, "")) for name in names_of(model, source)]  # an unreadable item keeps its row
     if sort:
-        rows.sort(key=lambda row: -1.0 if row[1] == "" else float(row[1]))
+        rows.sort(key=lambda row: float("-inf") if row[1] == "" else float(row[1]))
     write_csv(out, ("name", "score"), rows)
 
 
@@ -211,6 +219,8 @@ def evaluate(
         str | None, typer.Option(help="auto, random, classifier, inception:FILE, dinov2:FILE; a run knows its own")
     ] = None,
     n: Annotated[int, typer.Option("-n", "--count", min=6, help="samples scored")] = 10_000,
+    items: Annotated[int, typer.Option("--items", min=2, help="held-out items whose likelihood is estimated")] = 1000,
+    importance: Annotated[int, typer.Option("--importance-samples", min=1, help="of each, for that estimate")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score a model, or anybody's samples, against held-out data; the row of real data is the floor."""
@@ -220,7 +230,8 @@ def evaluate(
 
     display = None if as_json else TerminalDisplay(1)
     result = api.evaluate(
-        run, data=data, samples=samples, heldout=heldout, extractor=extractor, count=n, display=display
+        run, data=data, samples=samples, heldout=heldout, extractor=extractor, count=n, display=display,
+        likelihood=(items, importance),
     )  # fmt: skip
     if as_json:
         print(json.dumps(result, indent=2))

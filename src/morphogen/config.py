@@ -60,6 +60,9 @@ class TermConfig(Section):
     weight: float = Field(default=1.0, description="factor of the term in its player's loss; 0 switches it off")
     every: int = Field(default=1, ge=1, description="computed at every n-th step only, then with n times the weight")
     warmup: int = Field(default=0, ge=0, description="the weight rises linearly from 0 during this many steps")
+    cycle: int | None = Field(
+        default=None, ge=2, description="every so many steps the weight rises anew, in half of them"
+    )
     until: int | None = Field(default=None, ge=0, description="no weight from this step on")
     final: float | None = Field(default=None, gt=0, description="the weight goes to this, by equal factors a step")
 
@@ -137,6 +140,12 @@ class EvaluateConfig(Section):
     extractor: str = Field(default="auto", description="auto, random, classifier, inception:FILE or dinov2:FILE")
     samples: int = Field(default=2000, ge=16, description="samples scored during training")
     final_samples: int = Field(default=10_000, ge=16, description="samples scored at the end")
+    likelihood_items: int = Field(default=1000, ge=2, description="held-out items whose likelihood is estimated")
+    importance_samples: int = Field(default=100, ge=1, description="samples of each for that estimate")
+    samplers: list[Literal["gmm", "flow"]] = Field(
+        default=["gmm", "flow"],
+        description="priors fitted to a VAE's codes at the end; the best by held-out score samples",
+    )
 
 
 class SampleConfig(Section):
@@ -152,6 +161,7 @@ class Config(Section):
     recipe: str = ""
     family: str = "gan"
     modality: str = "image"
+    codec: str | None = Field(default=None, description="RUN of a VAE in whose latent space this model works")
     data: DataConfig = DataConfig()
     model: dict[str, Any] = Field(default_factory=dict, description="the family's own options")
     terms: dict[str, TermConfig] = {}
@@ -264,7 +274,8 @@ def dump_yaml(config: Config) -> str:
 
 SAFE_TO_CHANGE = {
     "train.steps", "train.epochs", "train.minutes", "train.checkpoint_every", "train.evaluate_every", "train.keep",
-    "train.log_every", "train.tensorboard", "evaluate.final_samples", "sample.temperature", "sample.truncation",
+    "train.log_every", "train.tensorboard", "evaluate.final_samples", "evaluate.likelihood_items",
+    "evaluate.importance_samples", "evaluate.samplers", "sample.temperature", "sample.truncation",
 }  # fmt: skip
 
 

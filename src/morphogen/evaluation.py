@@ -6,12 +6,20 @@ The second row is the floor: what a perfect model would score with as many items
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from rich.table import Table
+from torch import Tensor
 
 from morphogen.errors import MorphogenError
+from morphogen.families.base import CHUNK
+from morphogen.families.vae import VAE
+from morphogen.health import warnings
 from morphogen.metrics.distances import METRICS, draw, frechet_between, gaussian, kernel_distance
 from morphogen.metrics.extractors import ClassifierFeatures, Extractor
 
@@ -68,7 +76,11 @@ def table(result: dict[str, Any]) -> Table:
     columns = [key for key in columns if not key.endswith("_error")]
     if "modes" in result:
         caption += "\nagainst the truth: " + ", ".join(f"{k} {v:.4g}" for k, v in result["modes"].items())
-    shown = Table(caption="\n".join([caption, *result["notes"]]), caption_justify="left", padding=(0, 0))
+    shown = Table(
+        caption="\n".join([caption, *likelihood_lines(result), *result["notes"]]),
+        caption_justify="left",
+        padding=(0, 0),
+    )
     shown.add_column("")
     for column in columns:
         shown.add_column(HEADINGS.get(column) or column.replace("_", " "), justify="right")
@@ -90,6 +102,53 @@ class HeldoutScore:
         features = self.extractor.features(samples)
         kid, _ = kernel_distance(features, self.reference, subsets=10, seed=self.seed)
         return {"fid": frechet_between(gaussian(features), self.gaussian), "kid": kid}
+
+
+def likelihood_of(
+    family: VAE, x: Tensor, y: Tensor | None, samples: int, seed: int, progress: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """What a VAE's latent variables are worth on items x (N, *space): the parts of the bound, the importance-weighted
+    estimate of −log p(x) with its standard error over the items, bits per dimension where the likelihood is one of
+    discrete data, and what tells of collapse. In nats unless it says bits."""
+    measured = family.measure(x, y, seed)
+    result: dict[str, Any] = {k: v for k, v in measured.items() if not k.startswith("kl/")}
+    result["kl_by_unit"] = [v for k, v in measured.items() if k.startswith("kl/")] or [measured["kl"]]
+    result |= {"items": len(x), "latent_dim": family.latent_dim, "warnings": warnings(measured)}
+    if family.options.posterior == "point":
+        return result
+    found, begin = [], time.perf_counter()
+    for nll in family.nll(x, y, samples, seed):
+        found.append(nll.cpu())
+        done = sum(map(len, found))
+        if progress is not None and (done // CHUNK) % 10 == 0:
+            left = (time.perf_counter() - begin) * (len(x) / done - 1)
+            progress(f"likelihood of {done} of {len(x)} items, {left:.0f} s left")
+    each = torch.cat(found).double()
+    result |= {"iw_nll": float(each.mean()), "iw_nll_error": float(each.std() / len(each) ** 0.5), "samples": samples}
+    if family.density.discrete and (family.options.binarize or family.options.likelihood != "bernoulli"):
+        result["bits_per_dim"] = result["iw_nll"] / (math.log(2) * x[0].numel())
+    else:
+        result["note"] = "This likelihood is a density of continuous values: it has no bits per dimension."
+    return result
+
+
+def likelihood_lines(result: dict[str, Any]) -> list[str]:
+    """The likelihood of an evaluation, and the scores of the priors that could make its samples, for a person."""
+    lines = []
+    if "likelihood" in result:
+        found = result["likelihood"]
+        text = f"on {found['items']} held-out items: reconstruction {found['reconstruction']:.4g}"
+        text += f", KL {found['kl']:.4g} nats"
+        if "iw_nll" in found:
+            text += f", −log p(x) {found['iw_nll']:.5g} ± {found['iw_nll_error']:.2g} ({found['samples']} samples)"
+            bits = found.get("bits_per_dim")
+            text += f", {bits:.4g} bits/dim" if bits else ""
+            text += f"; mutual information {found['mutual_information']:.3g}"
+        lines += [f"{text}; {found['active_units']:.0f} of {found['latent_dim']} units active", *found["warnings"]]
+    if "priors" in result:
+        scores = ", ".join(f"{name} FID {v['fid']:.3g}" for name, v in result["priors"].items())
+        lines.append(f"priors by held-out score: {scores}")
+    return lines
 
 
 def _row(items: np.ndarray, reference: np.ndarray, extractor: Extractor, seed: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from morphogen.data import Dataset, batch_indices
 from morphogen.errors import MorphogenError
 from morphogen.families import Family, Turn
 from morphogen.families.base import CHUNK, seed_of
+from morphogen.health import warnings
 from morphogen.optim import Average, Guard, guarded_step, lr_factor, optimizer, term_weight
 from morphogen.precision import Precision
 from morphogen.run import RunFolder
@@ -35,6 +36,7 @@ ENOUGH_FOR_FID = 1000  # held-out items; with fewer, FID's covariance is noise, 
 CHECK_EVERY = 20  # steps between looks at the guard; fixed, since what follows from it must not depend on settings
 LR_AFTER_ROLLBACK = 0.3
 MOST_ROLLBACKS = 10
+MEASURED = 1000  # held-out items on which a family measures itself at each evaluation
 TRIAL_STEPS = (8, 16, 5)  # for --minutes: warm-up, then so many steps a round, so many rounds
 
 
@@ -66,22 +68,22 @@ class Silence:
 class Items:
     """A data set ready to be drawn from: raw items and, where labels condition the model, their class numbers."""
 
-    def __init__(self, dataset: Dataset, label: str | None, classes: list[str], device: torch.device):
-        self.dataset, self.device = dataset, device
-        mapped = isinstance(dataset.data, np.memmap)
-        self.raw = None if mapped else torch.from_numpy(np.ascontiguousarray(dataset.data)).to(device)
+    def __init__(self, dataset: Dataset, label: str | None, classes: list[str], device: torch.device, modality: Any):
+        self.device, self.data = device, modality.stored(dataset.data)
+        mapped = isinstance(self.data, np.memmap)
+        self.raw = None if mapped else torch.from_numpy(np.ascontiguousarray(self.data)).to(device)
         self.labels: Tensor | None = None
         if label is not None:
             number = {name: k for k, name in enumerate(classes)}
             self.labels = torch.tensor([number[str(v)] for v in dataset.labels[label]], device=device)
 
     def __len__(self) -> int:
-        return len(self.dataset.names)
+        return len(self.data)
 
     def take(self, indices: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """Raw items (B, *item) and labels (B,) or None, on the device."""
         index = torch.from_numpy(indices).to(self.device)
-        raw = self.raw[index] if self.raw is not None else torch.from_numpy(self.dataset.data[indices]).to(self.device)
+        raw = self.raw[index] if self.raw is not None else torch.from_numpy(self.data[indices]).to(self.device)
         return raw, None if self.labels is None else self.labels[index]
 
 
@@ -95,8 +97,8 @@ def sample_raw(
     temperature: float = 1.0, truncation: float | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Raw items (count, *item) of a model in evaluation mode; labels (count,) where it is conditional."""
-    z = family.noise(count, seed, temperature, truncation)
-    return np.concatenate([modality.decode(x) for x in family.decode_noise(z, labels)])
+    codes = family.codes(count, seed, labels, temperature, truncation)
+    return np.concatenate([modality.decode(x) for x in family.items_of(codes, labels)])
 
 
 def frequent_labels(counts: list[int], count: int, seed: int) -> Tensor:
@@ -126,10 +128,11 @@ class Trainer:
         self.family = precision.place(family)
         self.modality = family.modality
         label = config.data.label if classes else None
-        self.items = Items(train, label, classes, precision.device)
-        self.heldout = Items(heldout, label, classes, precision.device)
+        self.items = Items(train, label, classes, precision.device, self.modality)
+        self.heldout = Items(heldout, label, classes, precision.device, self.modality)
         labels = self.items.labels
-        self.criterion = "fid" if len(self.heldout) >= ENOUGH_FOR_FID else "kid"
+        few = family.criterion == "fid" and len(self.heldout) < ENOUGH_FOR_FID
+        self.criterion = "kid" if few else family.criterion
         self.label_counts = [] if labels is None else torch.bincount(labels, minlength=len(classes)).tolist()
         self.family.prepare(self.modality.encode(self.items.take(spaced(len(self.items), 2000))[0]))
         self.parameters = {p: [w for m in names for w in getattr(family, m).parameters()] for p, names in
@@ -259,14 +262,20 @@ class Trainer:
         self.folder_write(self.preview)
         best = f"{self.best['score']:.4g} at step {self.best['step']}" if self.best else "none yet"
         self.display.note(f"step {self.step}: held-out {self.criterion.upper()} {score:.4g}, best {best}")
+        for warning in warnings(self.scores):
+            self.display.note(f"step {self.step}: {warning}")
         self.seconds += time.perf_counter() - begin
 
     def measure(self) -> dict[str, float]:
-        """The scores of samples of the averaged model; none when a sample is not finite."""
+        """The scores of the averaged model: of its samples, and the family's own of held-out items; none when a
+        sample is not finite."""
         count, seed = self.config.evaluate.samples, self.config.train.seed
         labels = frequent_labels(self.label_counts, count, seed) if self.label_counts else None
         items = sample_raw(self.shown, self.modality, count, seed, labels)
-        return self.scorer(items) if np.isfinite(items).all() else {}
+        if not np.isfinite(items).all():
+            return {}
+        raw, y = self.heldout.take(spaced(len(self.heldout), MEASURED))
+        return self.scorer(items) | self.shown.measure(self.modality.encode(raw), y, seed)
 
     def preview(self) -> None:
         """A grid of the same 64 noise vectors at every evaluation; with labels, they cycle along the rows."""

@@ -22,9 +22,9 @@ from morphogen import __version__
 from morphogen.config import AugmentConfig, SampleConfig, near, validate
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.families import FAMILIES, Family
-from morphogen.families.base import seed_of
+from morphogen.families.base import CHUNK, seed_of
 from morphogen.loop import frequent_labels, sample_raw
-from morphogen.modalities import MODALITIES
+from morphogen.modalities import MODALITIES, Codes
 from morphogen.nets import initialise
 from morphogen.precision import choose
 from morphogen.run import load_tensors, model_folder, new_folder, read_json, save_tensors
@@ -36,17 +36,19 @@ class Description:
 
     classes: names of the labels, in the order of their numbers.  label_counts: how often each occurred in training.
     own_networks: roles that were played by the user's own modules, to be handed to `load` again.
+    attributes: value of a label → how far and where the top codes of its items lie from those of all others.
     """
 
     family: str
     modality: str
     space: list[int]
     options: dict[str, Any]
-    modality_options: dict[str, float] = field(default_factory=dict)
+    modality_options: dict[str, Any] = field(default_factory=dict)
     label: str | None = None
     classes: list[str] = field(default_factory=list)
     label_counts: list[int] = field(default_factory=list)
     sample: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, list[float]] = field(default_factory=dict)
     own_networks: list[str] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     version: str = __version__
@@ -54,15 +56,19 @@ class Description:
 
 def build_family(
     description: Description, augment: AugmentConfig | None = None, networks: dict[str, nn.Module] | None = None,
-    seed: int = 0,
+    seed: int = 0, codec: Model | None = None,
 ) -> Family:  # fmt: skip
-    """The family of a description, freshly initialised by seed; the user's own networks keep their weights."""
+    """The family of a description, freshly initialised by seed; the user's own networks keep their weights.
+
+    codec: the model in whose latent space it works, where the description says so.
+    """
     if description.family not in FAMILIES:
         hint = near(description.family, FAMILIES)
         raise UsageError(f"There is no family '{description.family}'; there are {', '.join(FAMILIES)}.{hint}")
     cls: Any = FAMILIES[description.family]
     options = validate(cls.Options, description.options, "model.")
-    modality = MODALITIES[description.modality](tuple(description.space), **description.modality_options)
+    space, settings = tuple(description.space), description.modality_options
+    modality = Codes(space, codec, **settings) if codec else MODALITIES[description.modality](space, **settings)
     roles = {name for names in cls.players.values() for name in names}
     for name in networks or {}:
         if name not in roles:
@@ -123,51 +129,81 @@ class Model:
         )  # fmt: skip
         return self.modality.array(raw)
 
-    def encode(self, items: np.ndarray, label: str | list[str] | None = None, seed: int = 0) -> np.ndarray:
-        """Latent codes float32 (N, latent_dim) of items (N, …). A GAN has no encoder: its codes are found by search."""
+    def encode(
+        self, items: np.ndarray, label: str | list[str] | None = None, seed: int = 0, sampled: bool = False
+    ) -> np.ndarray:
+        """Latent codes float32 (N, latent_dim) of items (N, …): the posterior's means, or, `sampled`, a draw of each.
+
+        A GAN has no encoder: its codes are found by search.
+        """
         x = self.tensor(items)
         y = self._given_labels(label, len(x))
         parts = [
-            self.family.encode(x[i : i + 100], None if y is None else y[i : i + 100], seed)
-            for i in range(0, len(x), 100)
+            self.family.encode(
+                x[i : i + CHUNK], None if y is None else y[i : i + CHUNK], seed_of(seed, i) if i else seed, sampled
+            )
+            for i in range(0, len(x), CHUNK)
         ]
         return torch.cat(parts).cpu().numpy()
 
     def decode(self, codes: np.ndarray, label: str | list[str] | None = None) -> np.ndarray:
         """Items of latent codes (N, latent_dim)."""
         y = self._given_labels(label, len(codes))
-        parts = self.family.decode_noise(torch.from_numpy(np.asarray(codes, np.float32)), y)
+        parts = self.family.items_of(torch.from_numpy(np.asarray(codes, np.float32)), None if y is None else y.cpu())
         return self.modality.array(np.concatenate([self.modality.decode(x) for x in parts]))
 
-    def reconstruct(self, items: np.ndarray, label: str | list[str] | None = None, seed: int = 0) -> np.ndarray:
-        """What the model makes of the codes of items: as near to them as it can come."""
-        return self.decode(self.encode(items, label, seed), label)
+    def reconstruct(
+        self, items: np.ndarray, label: str | list[str] | None = None, seed: int = 0,
+        attributes: dict[str, float] | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """What the model makes of the codes of items: as near to them as it can come.
+
+        attributes: how far to move the codes towards the items of a label's value, 1 being the whole way between the
+        mean codes of those that have it and those that do not.
+        """
+        return self.decode(self.moved(self.encode(items, label, seed), attributes or {}), label)
+
+    def moved(self, codes: np.ndarray, attributes: dict[str, float]) -> np.ndarray:
+        """Codes (N, latent_dim) moved along attribute vectors; UsageError where one is not known."""
+        codes, known = codes.copy(), self.description.attributes
+        for name, amount in attributes.items():
+            if name not in known:
+                has = ", ".join(list(known)[:20]) or "none: its training data had no labels, or it is no VAE"
+                raise UsageError(f"The model has no attribute '{name}'; it has {has}.{near(name, known)}")
+            vector = np.asarray(known[name], np.float32)
+            codes[:, : len(vector)] += amount * vector
+        return codes
 
     def interpolate(
         self, frames: int = 60, seed: int = 0, ends: np.ndarray | None = None, label: str | None = None, stops: int = 5,
+        linear: bool = False,
     ) -> np.ndarray:  # fmt: skip
         """`frames` items on the way between latent codes `ends` (2, latent_dim), both included, or, without ends, on a
-        round through `stops` random codes that closes. label: of all frames; by default the first."""
+        round through `stops` random codes that closes. label: of all frames; by default the first.
+
+        The way follows the sphere, since noise halfway keeps its length so; `linear` goes straight.
+        """
+        label = label or (self.classes[0] if self.classes else None)
         if ends is None:
-            stations = self.family.noise(stops, seed_of(seed, "interpolate")).numpy()
+            stations = self.family.codes(stops, seed_of(seed, "interpolate"), self.labels(label, stops)).numpy()
             stations = np.concatenate([stations, stations[:1]])
         else:
             stations = np.asarray(ends, np.float32)
-        codes = along(stations, frames, closed=ends is None)
-        return self.decode(codes, label or (self.classes[0] if self.classes else None))
+        return self.decode(along(stations, frames, ends is None, linear), label)
 
     def score(self, items: np.ndarray, label: str | list[str] | None = None) -> np.ndarray:
-        """How well each item (N,) fits the training data: a GAN's probability of being real, 0.5 for its samples."""
+        """How well each item (N,) fits the training data: a GAN's probability of being real, 0.5 for its samples; a
+        VAE's bound on the log-likelihood, in nats."""
         x = self.tensor(items)
         y = self._given_labels(label, len(x))
         return self.family.score(x, y).cpu().numpy()
 
     def tensor(self, items: np.ndarray) -> Tensor:
         """Items in .npy layout → the family's tensors (N, *space); UsageError when their shape is another."""
-        raw = torch.from_numpy(np.ascontiguousarray(self.modality.raw(items)))
-        if tuple(raw.shape[1:]) != self.modality.space:
-            raise UsageError(f"The model takes items of shape {self.modality.space}, not {tuple(raw.shape[1:])}.")
-        return self.modality.encode(raw.to(self.family.device))
+        raw = np.ascontiguousarray(self.modality.raw(items))
+        if tuple(raw.shape[1:]) != self.modality.item_space:
+            raise UsageError(f"The model takes items of shape {self.modality.item_space}, not {tuple(raw.shape[1:])}.")
+        return self.modality.encode(torch.from_numpy(self.modality.stored(raw)).to(self.family.device))
 
     def _given_labels(self, label: str | list[str] | None, count: int) -> Tensor | None:
         if self.classes and label is None:
@@ -180,11 +216,17 @@ class Model:
         save_model(self.family, self.description, Path(folder))
 
 
-def along(stations: np.ndarray, count: int, closed: bool) -> np.ndarray:
+def along(stations: np.ndarray, count: int, closed: bool, linear: bool = False) -> np.ndarray:
     """`count` points evenly on the way through stations (S, Z); a closed way stops short of its end, its beginning."""
+    between = lerp if linear else slerp
     ways = np.linspace(0, len(stations) - 1, count, endpoint=not closed)
     legs = np.minimum(ways.astype(int), len(stations) - 2)
-    return np.stack([slerp(stations[k], stations[k + 1], t - k) for k, t in zip(legs, ways, strict=True)])
+    return np.stack([between(stations[k], stations[k + 1], t - k) for k, t in zip(legs, ways, strict=True)])
+
+
+def lerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
+    """The point at share t of the straight way from a to b, both (Z,)."""
+    return ((1 - t) * a + t * b).astype(np.float32)
 
 
 def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
@@ -192,7 +234,7 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
     cosine = np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12), -1, 1)
     angle = np.arccos(cosine)
     if angle < 1e-4:
-        return ((1 - t) * a + t * b).astype(np.float32)
+        return lerp(a, b, t)
     return ((np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)).astype(np.float32)
 
 
@@ -204,6 +246,8 @@ def save_model(family: Family, description: Description, folder: Path) -> None:
             json.dumps(description.__dict__, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         (part / "README.md").write_text(card(description, family), encoding="utf-8")
+        if isinstance(family.modality, Codes):
+            family.modality.codec.save(part / "codec")
 
 
 def load(path: str | Path, networks: dict[str, nn.Module] | None = None) -> Model:
@@ -220,7 +264,8 @@ def load(path: str | Path, networks: dict[str, nn.Module] | None = None) -> Mode
     for name in description.own_networks:
         if name not in (networks or {}):
             raise UsageError(f"The model's {name} is its maker's own module: load(path, networks={{'{name}': …}}).")
-    family = build_family(description, networks=networks)
+    codec = load(folder / "codec") if (folder / "codec").exists() else None
+    family = build_family(description, networks=networks, codec=codec)
     try:
         family.load_state_dict(load_tensors(folder / "weights.safetensors"))
     except RuntimeError as error:
@@ -251,7 +296,7 @@ def card(description: Description, family: Family) -> str:
     scores = "\n".join(f"| {name} | {value:.4g} |" for name, value in t.get("scores", {}).items())
     return f"""# {t.get("name", "A Morphogen model")}
 
-A {d.family} for {d.modality} items of shape {size}, {labels}. Made by Morphogen {d.version}.
+A {d.family} for {d.modality} of shape {size}, {labels}. Made by Morphogen {d.version}.
 
 Trained on `{t.get("data", "?")}`: {t.get("items", "?")} items, {t.get("heldout", "?")} held out.
 Seed {t.get("seed", "?")}; best by held-out score, of step {t.get("step", "?")} of {t.get("steps", "?")}.

@@ -40,6 +40,8 @@ def term_weight(term: TermConfig, step: int, steps: int) -> float:
         weight *= (term.final / weight) ** min(1.0, step / steps) if weight else 0.0
     if term.warmup:
         weight *= min(1.0, (step + 1) / term.warmup)
+    if term.cycle:  # cyclical annealing (Fu et al. 2019, eq. 6, R = 0.5)
+        weight *= min(1.0, 2 * (step % term.cycle + 1) / term.cycle)
     return weight * term.every
 
 
@@ -60,7 +62,8 @@ class Average:
         for name, module in self.modules.items():
             mine = [t for t in _tensors(module) if t.is_floating_point()]
             theirs = [t for t in _tensors(source[name]) if t.is_floating_point()]
-            torch._foreach_lerp_(mine, theirs, new)  # pyright: ignore[reportPrivateImportUsage]
+            if mine:
+                torch._foreach_lerp_(mine, theirs, new)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -50,6 +50,20 @@ def check_out(out: Path) -> None:
         raise UsageError(f"--out takes a folder, FILE.npy or FILE.gif, not {out.name}.")
 
 
+def attributes_of(settings: Sequence[str] | None) -> dict[str, float]:
+    """{'L': 2.0} of ['L=2.0']; UsageError for another form."""
+    moves = {}
+    for setting in settings or []:
+        name, _, amount = setting.rpartition("=")
+        try:
+            moves[name] = float(amount)
+        except ValueError:
+            name = ""
+        if not name:
+            raise UsageError(f"--attribute takes LABEL=AMOUNT, as in --attribute smiling=1.5, not '{setting}'.")
+    return moves
+
+
 def write_arrays(out: Path, arrays: dict[str, Any]) -> None:
     """The first array → FILE.npy, or all, by name → FILE.npz."""
     out.parent.mkdir(parents=True, exist_ok=True)

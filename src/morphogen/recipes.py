@@ -99,8 +99,53 @@ def gan_seed() -> Config:
     )
 
 
+def vae_image() -> Config:
+    """A VAE on pictures: Gaussian likelihood of optimal scale, convolutions, its samples' prior chosen at the end.
+
+    The optimal scale weighs reconstruction against KL by itself, so that there is no β to tune.
+    """
+    return Config(
+        recipe="vae-image",
+        family="vae",
+        modality="image",
+        model={
+            "latent_dim": 32,
+            "likelihood": "gaussian",
+            "encoder": {"kind": "conv", "width": 64},
+            "decoder": {"kind": "conv", "width": 64},
+        },
+        terms={"reconstruction": TermConfig(), "kl": TermConfig(warmup=500)},
+        players={"autoencoder": PlayerConfig(lr=1e-3, betas=(0.9, 0.99))},
+        augment=AugmentConfig(mode="off"),
+        train=TrainConfig(steps=20_000, batch_size=128),
+    )
+
+
+def vae_binary() -> Config:
+    """A ladder VAE on black-and-white pictures, for likelihood: grey levels are read as probabilities of white."""
+    network = {"kind": "ladder", "width": 32, "most": 64}
+    return Config(
+        recipe="vae-binary",
+        family="vae",
+        modality="image",
+        model={
+            "latent_dim": 32,
+            "likelihood": "bernoulli",
+            "binarize": True,
+            "encoder": {**network, "depth": 1},
+            "decoder": {**network, "layers": 2, "latent_channels": 4},
+        },
+        terms={"reconstruction": TermConfig(), "kl": TermConfig(warmup=2000)},
+        players={"autoencoder": PlayerConfig(lr=2.5e-3, betas=(0.9, 0.99), clip=200.0)},
+        augment=AugmentConfig(mode="off"),
+        train=TrainConfig(steps=30_000, batch_size=128, warmup=100),
+    )
+
+
 RECIPES: dict[str, Callable[[], Config]] = {
     "gan-image": gan_image,
     "gan-points": gan_points,
     "gan-seed": gan_seed,
+    "vae-image": vae_image,
+    "vae-binary": vae_binary,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -60,6 +60,7 @@ class Family(nn.Module, ABC):
     players: player → names of the sub-modules that learn in its turn; turns are taken in this order.
     terms: player → names of the terms it may have; the first is required.
     averaged: sub-modules whose moving average makes the samples.
+    criterion: the held-out score, lower better, that chooses the best model: 'fid' or one of `measure`.
     numbers: plain state beside the tensors (the strength of augmentation), saved in every checkpoint.
     """
 
@@ -67,6 +68,7 @@ class Family(nn.Module, ABC):
     players: ClassVar[dict[str, tuple[str, ...]]]
     terms: ClassVar[dict[str, tuple[str, ...]]]
     averaged: ClassVar[tuple[str, ...]]
+    criterion: ClassVar[str] = "fid"
     latent_dim: int
 
     def __init__(
@@ -103,8 +105,8 @@ class Family(nn.Module, ABC):
         """Noise (B, Z) and labels (B,) → items (B, *space)."""
 
     @abstractmethod
-    def encode(self, x: Tensor, y: Tensor | None, seed: int) -> Tensor:
-        """Items x (B, *space) and labels (B,) → latent codes (B, Z)."""
+    def encode(self, x: Tensor, y: Tensor | None, seed: int, sampled: bool = False) -> Tensor:
+        """Items x (B, *space) and labels (B,) → latent codes (B, Z): the best, or, `sampled`, random fitting ones."""
 
     @abstractmethod
     def score(self, x: Tensor, y: Tensor | None) -> Tensor:
@@ -113,6 +115,14 @@ class Family(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None) -> Tensor:
+        """Standard normal noise (B, Z) and numbers `pick` (B,) between 0 and 1 → latent codes (B, Z) of the prior."""
+        return noise
+
+    def measure(self, x: Tensor, y: Tensor | None, seed: int) -> dict[str, float]:
+        """The family's own held-out scores of items x (N, *space), lower better where one is its `criterion`."""
+        return {}
 
     def noise(self, count: int, seed: int, temperature: float = 1.0, truncation: float | None = None) -> Tensor:
         """Latent noise (count, Z): rows are a function of (seed, row), whatever the count."""
@@ -129,13 +139,27 @@ class Family(nn.Module, ABC):
         return temperature * torch.cat(chunks)[:count]
 
     @torch.no_grad()
-    def decode_noise(self, z: Tensor, labels: Tensor | None) -> Iterator[Tensor]:
-        """Items of the noise z (N, Z) in chunks (≤ CHUNK, *space); each chunk is computed at full size."""
-        for start in range(0, len(z), CHUNK):
-            part = z[start : start + CHUNK]
-            fill = CHUNK - len(part)
-            y = None
-            if labels is not None:
-                y = nn.functional.pad(labels[start : start + CHUNK], (0, fill)).to(self.device)
-            x = self.generate(nn.functional.pad(part, (0, 0, 0, fill)).to(self.device), y)
-            yield x[: len(part)]
+    def codes(
+        self, count: int, seed: int, labels: Tensor | None = None, temperature: float = 1.0,
+        truncation: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Latent codes (count, Z) drawn from the prior, of labels (count,); row i is a function of (seed, i, label)."""
+        noise = self.noise(count, seed, temperature, truncation)
+        chunks = range(-(-count // CHUNK))
+        generators = [torch.Generator().manual_seed(seed_of(seed, "pick", k)) for k in chunks]
+        pick = torch.cat([torch.rand(CHUNK, generator=g) for g in generators])[:count]
+        return torch.cat(list(self._in_chunks(self.draw, labels, noise, pick))).cpu()
+
+    def items_of(self, codes: Tensor, labels: Tensor | None) -> Iterator[Tensor]:
+        """Items of latent codes (N, Z) in chunks (≤ CHUNK, *space)."""
+        return self._in_chunks(self.generate, labels, codes)
+
+    @torch.no_grad()
+    def _in_chunks(self, call: Callable[..., Tensor], labels: Tensor | None, *rows: Tensor) -> Iterator[Tensor]:
+        """call(*rows, y) in chunks, each computed at full size: a row must not depend on how many come with it."""
+        for start in range(0, len(rows[0]), CHUNK):
+            parts = [r[start : start + CHUNK] for r in (*rows, *([] if labels is None else [labels]))]
+            count = len(parts[0])
+            padding = [(0, 0) * (p.dim() - 1) + (0, CHUNK - count) for p in parts]
+            full = [nn.functional.pad(p, sides).to(self.device) for p, sides in zip(parts, padding, strict=True)]
+            yield call(*full, *([None] if labels is None else []))[:count]

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from morphogen.config import AugmentConfig, Section
+from morphogen.errors import UsageError
 from morphogen.families.augment import augment
 from morphogen.families.base import Family, Turn
 from morphogen.nets import DISCRIMINATORS, GENERATORS, build_network
@@ -175,15 +176,19 @@ class GAN(Family):
     def _mean_fake_logit(self, label: int | None, count: int = 500) -> Tensor:
         """The mean logit () of samples of one label."""
         labels = None if label is None else torch.full((count,), label)
-        samples = torch.cat(list(self.decode_noise(self.noise(count, 0), labels)))
+        samples = torch.cat(list(self.items_of(self.noise(count, 0), labels)))
         return self.discriminator(samples, None if labels is None else labels.to(samples.device)).mean()
 
     @torch.enable_grad()
-    def encode(self, x: Tensor, y: Tensor | None, seed: int, steps: int = 300, starts: int = 200) -> Tensor:
+    def encode(
+        self, x: Tensor, y: Tensor | None, seed: int, sampled: bool = False, steps: int = 300, starts: int = 200
+    ) -> Tensor:
         """The noise z (B, Z) whose item is nearest to x (B, *space): inversion, since a GAN has no encoder.
 
         Adam from the best of `starts` random draws of each item's label.
         """
+        if sampled:
+            raise UsageError("A GAN's codes are found by search: there is no distribution to draw them from.")
         with torch.no_grad():
             z = self._nearest_start(x, y, seed, starts)
         z.requires_grad_(True)

@@ -24,6 +24,15 @@ class Image:
     def __init__(self, space: tuple[int, ...]):
         self.space = tuple(space)
 
+    @property
+    def item_space(self) -> tuple[int, ...]:
+        """The shape of a raw item."""
+        return self.space
+
+    def stored(self, raw: np.ndarray) -> np.ndarray:
+        """What is kept of raw items for training: the items."""
+        return raw
+
     def encode(self, raw: Tensor) -> Tensor:
         """uint8 (B, C, H, W) → float32 in [-1, 1], in the memory format that convolutions like."""
         return (raw.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)

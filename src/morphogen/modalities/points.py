@@ -23,6 +23,15 @@ class Points:
     def __init__(self, space: tuple[int, ...], mean: float = 0.0, scale: float = 1.0):
         self.space, self.mean, self.scale = tuple(space), mean, scale
 
+    @property
+    def item_space(self) -> tuple[int, ...]:
+        """The shape of a raw item."""
+        return self.space
+
+    def stored(self, raw: np.ndarray) -> np.ndarray:
+        """What is kept of raw items for training: the items."""
+        return raw
+
     def encode(self, raw: Tensor) -> Tensor:
         """float32 (B, D) → standardised float32 (B, D)."""
         return (raw.float() - self.mean) / self.scale

@@ -5,9 +5,13 @@ Shapes: B batch · C channels · H, W height and width · Z latent dimension · 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Space = tuple[int, ...]
 
 
 def halvings(height: int, width: int, largest: int = 7) -> int:
@@ -27,6 +31,12 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     """The middle (H, W) of (B, C, H', W'), H' ≥ H and W' ≥ W."""
     top, left = (x.shape[2] - size[0]) // 2, (x.shape[3] - size[1]) // 2
     return x[:, :, top : top + size[0], left : left + size[1]]
+
+
+class Role(nn.Module):
+    """A network that plays a role. ranks: how many numbers the shape of its space may have (3: images, 1: points)."""
+
+    ranks: ClassVar[tuple[int, ...]] = (3,)
 
 
 class Block(nn.Module):
@@ -68,6 +78,19 @@ class Verdict(Block):
             h = h.float()
             logit = self.linear(h).squeeze(1)
             return logit if self.embedding is None else logit + (self.embedding(y) * h).sum(1)
+
+
+class Summary(nn.Module):
+    """Features (B, F), with a learned embedding of the label beside them, → numbers (B, outputs), in float32."""
+
+    def __init__(self, features: int, outputs: int, classes: int):
+        super().__init__()
+        self.conditioned = ConditionedNoise(features, classes)
+        self.linear = nn.Linear(self.conditioned.out_dim, outputs)
+
+    def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
+        with torch.autocast(h.device.type, enabled=False):
+            return self.linear(self.conditioned(h.float(), y))
 
 
 class ResidualBlock(Block):

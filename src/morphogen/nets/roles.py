@@ -2,6 +2,8 @@
 
     generator      z (B, Z), y (B,) or None → x (B, *space), before the modality's squash
     discriminator  x (B, *space), y (B,) or None → logit (B,): high for real, float32
+    encoder        x (B, *space), y (B,) or None → (B, outputs): mean and log σ of the latent variables
+    decoder        a generator whose output are the parameters of a likelihood
 
 Any module with these calls can take a network's place. Shapes: B batch · Z latent_dim · K classes (0: no labels) ·
 C channels · H, W size. Images of any size work: a grid of at least 4 a side is doubled and its middle is taken.
@@ -13,7 +15,7 @@ import hashlib
 import inspect
 import itertools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +23,19 @@ from torch.nn import functional as F
 
 from morphogen.config import near
 from morphogen.errors import UsageError
-from morphogen.nets.blocks import Block, ConditionedNoise, ResidualBlock, Verdict, crop, halvings, shrunk
-
-Space = tuple[int, ...]
-
-
-class Role(nn.Module):
-    """A network of this file. ranks: how many numbers a space that it works on may have (3: images, 1: points)."""
-
-    ranks: ClassVar[tuple[int, ...]] = (3,)
+from morphogen.nets.blocks import (
+    Block,
+    ConditionedNoise,
+    ResidualBlock,
+    Role,
+    Space,
+    Summary,
+    Verdict,
+    crop,
+    halvings,
+    shrunk,
+)
+from morphogen.nets.ladder import LadderDecoder, LadderEncoder
 
 
 class ConvGenerator(Role):
@@ -65,16 +71,13 @@ class ConvGenerator(Role):
         return crop(self.last(h), (self.size[0], self.size[1]))
 
 
-class ConvDiscriminator(Role):
-    """Strided convolutions, then fully connected to one logit, without normalisation (which would couple the items).
+class ConvTrunk(Role):
+    """Strided convolutions, then fully connected features, without normalisation (which would couple the items).
 
     width: channels at half the full size; each further halving doubles them, up to `most`.
     """
 
-    def __init__(
-        self, space: Space, classes: int = 0, *, width: int = 32, most: int = 256, features: int = 256,
-        dropout: float = 0.0,
-    ):  # fmt: skip
+    def __init__(self, space: Space, width: int, most: int, features: int, dropout: float):
         super().__init__()
         channels, height, wide = space
         stages = halvings(height, wide)
@@ -87,13 +90,39 @@ class ConvDiscriminator(Role):
         layers += [nn.Conv2d(channels, out, 3, padding=1), nn.LeakyReLU(0.2)]
         layers += [nn.Conv2d(out, out, 3, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Dropout(dropout)]
         self.body = nn.Sequential(*(layer for layer in layers if not (isinstance(layer, nn.Dropout) and not dropout)))
-        with torch.no_grad():
-            flat = self.body(torch.zeros(1, *space)).shape[1]
-        self.dense = nn.Linear(flat, features)
+        self.dense = nn.Linear(_flat_size(self.body, space), features)
+
+    def features(self, x: Tensor) -> Tensor:
+        """x (B, *space) → (B, features)."""
+        return F.leaky_relu(self.dense(self.body(x)), 0.2)
+
+
+class ConvDiscriminator(ConvTrunk):
+    """A convolutional trunk that ends in one logit."""
+
+    def __init__(
+        self, space: Space, classes: int = 0, *, width: int = 32, most: int = 256, features: int = 256,
+        dropout: float = 0.0,
+    ):  # fmt: skip
+        super().__init__(space, width, most, features, dropout)
         self.verdict = Verdict(features, classes)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.verdict(F.leaky_relu(self.dense(self.body(x)), 0.2), y)
+        return self.verdict(self.features(x), y)
+
+
+class ConvEncoder(ConvTrunk):
+    """A convolutional trunk that ends in the parameters of a posterior."""
+
+    def __init__(
+        self, space: Space, outputs: int, classes: int = 0, *, width: int = 64, most: int = 256, features: int = 256,
+        dropout: float = 0.0,
+    ):  # fmt: skip
+        super().__init__(space, width, most, features, dropout)
+        self.summary = Summary(features, outputs, classes)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.summary(self.features(x), y)
 
 
 class ResidualGenerator(Role):
@@ -122,12 +151,10 @@ class ResidualGenerator(Role):
         return crop(self.last(F.leaky_relu(h, 0.2)), (self.size[0], self.size[1]))
 
 
-class ResidualDiscriminator(Role):
-    """The residual generator mirrored: blocks and average pooling, then fully connected to one logit."""
+class ResidualTrunk(Role):
+    """The residual generator mirrored: blocks and average pooling, then fully connected features."""
 
-    def __init__(
-        self, space: Space, classes: int = 0, *, width: int = 32, most: int = 128, depth: int = 1, features: int = 256
-    ):
+    def __init__(self, space: Space, width: int, most: int, depth: int, features: int):
         super().__init__()
         channels, height, wide = space
         stages = halvings(height, wide)
@@ -140,13 +167,38 @@ class ResidualDiscriminator(Role):
             i = o
         layers += [ResidualBlock(i, i), nn.LeakyReLU(0.2), nn.Conv2d(i, i, 3, 2, 1), nn.LeakyReLU(0.2), nn.Flatten()]
         self.body = nn.Sequential(*layers)
-        with torch.no_grad():
-            flat = self.body(torch.zeros(1, *space)).shape[1]
-        self.dense = nn.Linear(flat, features)
+        self.dense = nn.Linear(_flat_size(self.body, space), features)
+
+    def features(self, x: Tensor) -> Tensor:
+        """x (B, *space) → (B, features)."""
+        return F.leaky_relu(self.dense(self.body(x)), 0.2)
+
+
+class ResidualDiscriminator(ResidualTrunk):
+    """A residual trunk that ends in one logit."""
+
+    def __init__(
+        self, space: Space, classes: int = 0, *, width: int = 32, most: int = 128, depth: int = 1, features: int = 256
+    ):
+        super().__init__(space, width, most, depth, features)
         self.verdict = Verdict(features, classes)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.verdict(F.leaky_relu(self.dense(self.body(x)), 0.2), y)
+        return self.verdict(self.features(x), y)
+
+
+class ResidualEncoder(ResidualTrunk):
+    """A residual trunk that ends in the parameters of a posterior."""
+
+    def __init__(
+        self, space: Space, outputs: int, classes: int = 0, *, width: int = 32, most: int = 128, depth: int = 1,
+        features: int = 256,
+    ):  # fmt: skip
+        super().__init__(space, width, most, depth, features)
+        self.summary = Summary(features, outputs, classes)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.summary(self.features(x), y)
 
 
 class DenseGenerator(Role):
@@ -205,8 +257,34 @@ class DenseDiscriminator(Role):
         return self.verdict(self.body(torch.cat([x, angles.sin(), angles.cos()], dim=1)), y)
 
 
+class DenseEncoder(Role):
+    """Fully connected layers to the parameters of a posterior."""
+
+    ranks = (1, 3)
+
+    def __init__(
+        self, space: Space, outputs: int, classes: int = 0, *, hidden: tuple[int, ...] = (256, 256), slope: float = 0.2
+    ):
+        super().__init__()
+        widths = [int(torch.tensor(space).prod()), *hidden]
+        layers = [layer for i, o in itertools.pairwise(widths) for layer in (nn.Linear(i, o), nn.LeakyReLU(slope))]
+        self.body = nn.Sequential(nn.Flatten(), *layers)
+        self.summary = Summary(widths[-1], outputs, classes)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.summary(self.body(x), y)
+
+
+def _flat_size(body: nn.Module, space: Space) -> int:
+    """How many numbers the body makes of one item."""
+    with torch.no_grad():
+        return body(torch.zeros(1, *space)).shape[1]
+
+
 GENERATORS = {"conv": ConvGenerator, "residual": ResidualGenerator, "dense": DenseGenerator}
 DISCRIMINATORS = {"conv": ConvDiscriminator, "residual": ResidualDiscriminator, "dense": DenseDiscriminator}
+ENCODERS = {"conv": ConvEncoder, "residual": ResidualEncoder, "dense": DenseEncoder, "ladder": LadderEncoder}
+DECODERS = {**GENERATORS, "ladder": LadderDecoder}
 
 
 def build_network(registry: Mapping[str, type[Role]], options: dict[str, Any], **context: Any) -> nn.Module:

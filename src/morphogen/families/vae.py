@@ -1,0 +1,319 @@
+"""VAE: an encoder turns items into random variables of few dimensions, a decoder turns those back; both learn
+together, by the likelihood bound.
+
+Shapes: B batch · Z latent_dim · space (C, *S) · K classes (0: none) · U units of the KL · P likelihood channels
+An autoencoder without the random part is the same family with `posterior: point`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from morphogen.config import AugmentConfig, Section, near
+from morphogen.errors import UsageError
+from morphogen.families.base import CHUNK, Family, Turn, seed_of
+from morphogen.nets import DECODERS, ENCODERS, PRIORS, build_network
+from morphogen.nets.ladder import LadderDecoder, Posterior
+from morphogen.objectives.likelihoods import LIKELIHOODS, Density
+from morphogen.objectives.variational import (
+    Normal,
+    active_units,
+    doubly_reparameterized,
+    importance_bound,
+    kl_term,
+    mutual_information,
+    streamed_bound,
+)
+
+FOLLOW = 0.02  # how fast the stored scale follows that of the batches
+
+
+class VAEOptions(Section):
+    """The `model` section of a VAE's config."""
+
+    latent_dim: int = Field(default=32, ge=1, description="of the only, or the top, latent layer")
+    likelihood: str = Field(default="gaussian", description=", ".join(LIKELIHOODS))
+    components: int = Field(default=1, ge=1, description="logistics in the mixture, for the likelihood 'logistic'")
+    scale: float | None = Field(default=None, gt=0, description="of gaussian and laplace; by default the optimal one")
+    binarize: bool = Field(default=False, description="draw black-or-white items from the grey ones, anew at each step")
+    posterior: Literal["normal", "point"] = Field(default="normal", description="'point': an autoencoder")
+    free_bits: float = Field(default=0.0, ge=0, description="nats of KL that a unit has free")
+    target_kl: float | None = Field(default=None, ge=0, description="nats the KL is held at, in place of pressing it")
+    importance_samples: int = Field(default=8, ge=1, description="samples of the term 'iwae'")
+    dreg: bool = Field(default=False, description="the term 'iwae' with the doubly reparameterised gradient")
+    encoder: dict[str, Any] = Field(default_factory=dict, description="kind and its options")
+    decoder: dict[str, Any] = Field(default_factory=dict, description="kind and its options")
+    prior: dict[str, Any] = Field(default_factory=dict, description="trained along: normal, mixture, vamp or flow")
+    sampler: dict[str, Any] = Field(default_factory=dict, description="the prior that samples are drawn from, where"
+                                    " another than the trained one was fitted and chosen at the end")  # fmt: skip
+
+    @field_validator("likelihood")
+    @classmethod
+    def _known_likelihood(cls, name: str) -> str:
+        if name not in LIKELIHOODS:
+            raise ValueError(f"there is no such likelihood, only {', '.join(LIKELIHOODS)}")
+        return name
+
+
+@dataclass
+class Explanation:
+    """One way through the latent layers that the posterior has chosen for items.
+
+    code (B, Z) as `generate` takes it · kl (B, U), closed form where there is one, else this sample's ·
+    log_ratio (B,) = log q(z|x) − log p(z) · output (B, P, *S) of the decoder
+    """
+
+    code: Tensor
+    kl: Tensor
+    log_ratio: Tensor
+    output: Tensor
+
+
+class VAE(Family):
+    """Terms of the only player: 'reconstruction' = −log p(x|z), 'kl', whose weight is β; or 'iwae' in place of both.
+
+    −ELBO = reconstruction + kl with weights 1 (Kingma & Welling 2014, eq. 3).
+    """
+
+    Options = VAEOptions
+    players = {"autoencoder": ("encoder", "decoder", "prior")}  # noqa: RUF012
+    terms = {"autoencoder": ("reconstruction", "kl", "iwae")}  # noqa: RUF012
+    averaged = ("encoder", "decoder", "prior")
+    criterion = "nelbo"
+
+    def __init__(
+        self,
+        modality: Any,
+        options: VAEOptions,
+        classes: int = 0,
+        augment: AugmentConfig | None = None,
+        networks: dict[str, nn.Module] | None = None,
+    ):
+        super().__init__(modality, options, classes, augment)
+        own, space, top = networks or {}, modality.space, options.latent_dim
+        self.density = LIKELIHOODS[options.likelihood]
+        _check_kinds(options)
+        wide = (self.density.outputs(space[0], options.components), *space[1:])
+        outputs = top if options.posterior == "point" else 2 * top
+        self.encoder = own.get("encoder") or build_network(
+            ENCODERS, options.encoder, space=space, outputs=outputs, classes=classes
+        )
+        self.decoder = own.get("decoder") or build_network(
+            DECODERS, options.decoder, space=wide, latent_dim=top, classes=classes
+        )
+        self.prior: Any = own.get("prior") or self._prior(options.prior)
+        self.sampler = self._prior(options.sampler) if options.sampler else None
+        self.top_dim = top
+        self.latent_dim = self.decoder.latent_dim if isinstance(self.decoder, LadderDecoder) else top
+        self.register_buffer("scale", torch.ones(()))
+        self.scale: Tensor
+
+    def _prior(self, options: dict[str, Any]) -> Any:
+        options = {"kind": "normal", **options}
+        return build_network(
+            PRIORS, options, space=self.modality.space, latent_dim=self.options.latent_dim, classes=self.classes
+        )
+
+    @torch.no_grad()
+    def prepare(self, x: Tensor) -> None:
+        self.scale.copy_(x.std() if self.options.scale is None else torch.tensor(self.options.scale))
+        self.prior.prepare(x)
+
+    # ---- from items to codes and back -----------------------------------------------------------------------------
+
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The items (B, *space) that the likelihood is asked about: with `binarize`, black or white with the
+        probabilities that the grey levels give (Burda et al. 2016), else as they are."""
+        if not self.options.binarize:
+            return x
+        u = torch.rand(x.shape, generator=generator, device=x.device)
+        return (u < (x + 1) / 2).to(x.dtype) * 2 - 1
+
+    def top(self, encoded: Any) -> Normal:
+        """The posterior (B, Z) of the top layer, or the point, in what the encoder gave."""
+        out = encoded[0] if isinstance(encoded, tuple) else encoded
+        if self.options.posterior == "point":
+            return Normal(out.float(), torch.zeros_like(out, dtype=torch.float32))
+        return Normal.of(out)
+
+    def explain(self, encoded: Any, y: Tensor | None, noise: Tensor | None, detached: bool = False) -> Explanation:
+        """Go down from the top posterior to the decoder's output: with noise (B, Z) a sample, without it the means.
+
+        detached: log_ratio sees the posterior's parameters as constants, as DReG wants.
+        """
+        q = self.top(encoded)
+        point = self.options.posterior == "point"
+        z = q.mean if noise is None or point else q.rsample(noise[:, : self.top_dim])
+        if point:  # what is left of the KL when the variance is fixed (Ghosh et al. 2020, eq. 4)
+            kl = [0.5 * z.square()]
+            ratio = torch.zeros(len(z), device=z.device)
+        else:
+            fixed = Normal(q.mean.detach(), q.log_std.detach()) if detached else q
+            ratio = fixed.log_prob(z).sum(1) - self.prior.log_prob(z, y, self._top_of)
+            kl = [q.kl(Normal.standard(q.mean)) if self.prior.closed else ratio[:, None]]
+        if not isinstance(self.decoder, LadderDecoder):
+            return Explanation(z, torch.cat(kl, 1), ratio, self.decoder(z, y).float())
+        if kl[0].shape[1] > 1:
+            kl = [kl[0].sum(1, keepdim=True)]  # in a ladder a layer is a unit
+        code, ratios, features = [z], [ratio], encoded[1]
+        below = None if noise is None else self.decoder.below(noise)
+
+        def visit(k: int, prior: Normal, posterior: Posterior) -> Tensor:
+            q_k = posterior(features)
+            z_k = q_k.mean if below is None else q_k.rsample(below[k])
+            kl.append(q_k.kl(prior).flatten(1).sum(1, keepdim=True))
+            ratios.append((q_k.log_prob(z_k) - prior.log_prob(z_k)).flatten(1).sum(1))
+            code.append(((z_k - prior.mean) / prior.log_std.exp()).flatten(1))
+            return z_k
+
+        output = self.decoder(z, y, visit).float()
+        return Explanation(torch.cat(code, 1), torch.cat(kl, 1), torch.stack(ratios).sum(0), output)
+
+    def _top_of(self, x: Tensor, y: Tensor | None) -> Normal:
+        return self.top(self.encoder(x, y))
+
+    def likelihood(self, output: Tensor, x: Tensor | None = None) -> Any:
+        """p(x|z) of a decoder's output (B, P, *S).
+
+        While training, with the items x (B, *space), the densities take their optimal scale and the stored one follows.
+        """
+        extra = {"components": self.options.components} if self.options.likelihood == "logistic" else {}
+        p = self.density(output.float(), self.modality.squash, self.scale, **extra)
+        if x is not None and isinstance(p, Density) and self.options.scale is None:
+            p.scale = p.optimal_scale(x)
+            self.scale.lerp_(p.scale, FOLLOW)
+        return p
+
+    # ---- learning -------------------------------------------------------------------------------------------------
+
+    def losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        x, y = batch["a"], batch.get("label")
+        x = self.observe(x, turn.generator("binarize", x.device))
+        encoded = self.encoder(x, y)
+        terms = {}
+        if {"reconstruction", "kl"} & turn.weights.keys():
+            found = self.explain(encoded, y, turn.normal("z", len(x), self.latent_dim, device=x.device))
+            terms["reconstruction"] = -self.likelihood(found.output, x).log_prob(x)
+            terms["kl"] = kl_term(found.kl, self.options.free_bits, self.options.target_kl)
+        if "iwae" in turn.weights:
+            terms["iwae"] = self._importance_term(turn, encoded, x, y)
+        return terms
+
+    def _importance_term(self, turn: Turn, encoded: Any, x: Tensor, y: Tensor | None) -> Tensor:
+        """−(the importance-weighted bound) (B,) with K samples of each item."""
+        count = self.options.importance_samples
+        noise = turn.normal("iwae", count * len(x), self.latent_dim, device=x.device)
+        found = self.explain(_repeated(encoded, count), _repeated(y, count), noise, detached=self.options.dreg)
+        many = _repeated(x, count)
+        weights = (self.likelihood(found.output, many).log_prob(many) - found.log_ratio).view(len(x), count)
+        return -(doubly_reparameterized(weights, found.code) if self.options.dreg else importance_bound(weights))
+
+    # ---- use ------------------------------------------------------------------------------------------------------
+
+    def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
+        return self.likelihood(self.decoder(z, y)).mode()
+
+    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None) -> Tensor:
+        prior: Any = self.prior if self.sampler is None else self.sampler
+        top = prior.draw(noise[:, : self.top_dim], pick, y, self._top_of)
+        return torch.cat([top, noise[:, self.top_dim :]], dim=1)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, y: Tensor | None, seed: int, sampled: bool = False) -> Tensor:
+        """The posterior's means (B, Z), or, `sampled`, one draw of each: rows are a function of (seed, row)."""
+        noise = self.noise(len(x), seed).to(x.device) if sampled else None
+        return self.explain(self.encoder(self._seen(x, seed), y), y, noise).code
+
+    def _seen(self, x: Tensor, seed: int) -> Tensor:
+        """`observe` with randomness that is a function of the seed alone."""
+        return self.observe(x, torch.Generator(x.device).manual_seed(seed_of(seed, "binarize")))
+
+    @torch.no_grad()
+    def score(self, x: Tensor, y: Tensor | None, samples: int = 16) -> Tensor:
+        """The likelihood bound (B,) in nats, of `samples` importance samples: low for anomalies."""
+        return torch.cat([-nll for nll in self.nll(x, y, samples)])
+
+    @torch.no_grad()
+    def nll(self, x: Tensor, y: Tensor | None, samples: int = 500, seed: int = 0, rows: int = 1000) -> Iterator[Tensor]:
+        """−log p(x) in nats by importance sampling (Burda et al. 2016, eq. 8): a chunk of items (≤ CHUNK,) at a time.
+
+        Items are encoded once; their samples are decoded in passes of about `rows` rows.
+        """
+        self._need_density()
+        for start in range(0, len(x), CHUNK):
+            part, label = x[start : start + CHUNK], None if y is None else y[start : start + CHUNK]
+            part = self._seen(part, seed_of(seed, start))
+            encoded = self.encoder(part, label)
+            yield -streamed_bound(self._log_weights(part, label, encoded, samples, seed_of(seed, "nll", start), rows))
+
+    def _log_weights(
+        self, x: Tensor, y: Tensor | None, encoded: Any, samples: int, seed: int, rows: int
+    ) -> Iterator[Tensor]:
+        """log w (B, k) of the items' samples, k at a time."""
+        generator, at_once = torch.Generator(x.device).manual_seed(seed), max(1, rows // len(x))
+        for done in range(0, samples, at_once):
+            k = min(at_once, samples - done)
+            noise = torch.randn(k * len(x), self.latent_dim, generator=generator, device=x.device)
+            found, many = self.explain(_repeated(encoded, k), _repeated(y, k), noise), _repeated(x, k)
+            yield (self.likelihood(found.output).log_prob(many) - found.log_ratio).view(len(x), k)
+
+    def _need_density(self) -> None:
+        if self.options.posterior == "point":
+            raise UsageError("An autoencoder with point codes has no likelihood bound; set model.posterior=normal.")
+
+    @torch.no_grad()
+    def measure(self, x: Tensor, y: Tensor | None, seed: int) -> dict[str, float]:
+        """Of items x (N, *space), by one sample each: nelbo = reconstruction + kl in nats, active units, mutual
+        information of the top layer; the KL by unit under 'kl/0', 'kl/1', …"""
+        found, posteriors, tops, reconstruction = [], [], [], []
+        for start in range(0, len(x), CHUNK):
+            part, label = x[start : start + CHUNK], None if y is None else y[start : start + CHUNK]
+            part = self._seen(part, seed_of(seed, start))
+            encoded = self.encoder(part, label)
+            noise = self.noise(len(part), seed_of(seed, start)).to(x.device)
+            one = self.explain(encoded, label, noise)
+            found.append(one.kl.mean(0) * len(part))
+            reconstruction.append(-self.likelihood(one.output).log_prob(part))
+            posteriors.append(self.explain(encoded, label, None).code)
+            tops.append((self.top(encoded), one.code[:, : self.top_dim]))
+        units = torch.stack(found).sum(0) / len(x)
+        error, kl = float(torch.cat(reconstruction).mean()), float(units.sum())
+        point = self.options.posterior == "point"
+        scores = {"nelbo": error if point else error + kl, "reconstruction": error, "kl": 0.0 if point else kl}
+        scores["active_units"] = float(active_units(torch.cat(posteriors)))
+        if not point:
+            q = Normal(torch.cat([t.mean for t, _ in tops]), torch.cat([t.log_std for t, _ in tops]))
+            scores["mutual_information"] = mutual_information(q, torch.cat([z for _, z in tops]))
+        if len(units) > 1:
+            scores |= {f"kl/{k}": float(v) for k, v in enumerate(units)}
+        return scores
+
+
+def _check_kinds(options: VAEOptions) -> None:
+    """A ladder needs both of its halves; some options need each other."""
+    kinds = [options.encoder.get("kind", "conv"), options.decoder.get("kind", "conv")]
+    if kinds.count("ladder") == 1:
+        raise UsageError("A ladder has two halves: set model.encoder.kind=ladder and model.decoder.kind=ladder.")
+    if options.dreg and "ladder" in kinds:
+        raise UsageError("model.dreg works on one latent layer, not on a ladder; leave it out.")
+    if options.posterior == "point" and "ladder" in kinds:
+        raise UsageError("An autoencoder with point codes has one latent layer; set another kind than ladder.")
+    kind = options.prior.get("kind", "normal")
+    trained = [name for name in PRIORS if name != "gmm"]
+    if kind not in trained:
+        raise UsageError(
+            f"No prior '{kind}' is trained with a VAE; there are {', '.join(trained)}.{near(kind, trained)}"
+        )
+
+
+def _repeated(value: Any, times: int) -> Any:
+    """Every row `times` times, through tuples and lists; None stays None."""
+    if isinstance(value, tuple | list):
+        return type(value)(_repeated(v, times) for v in value)
+    return None if value is None else value.repeat_interleave(times, 0)

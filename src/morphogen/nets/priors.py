@@ -1,0 +1,246 @@
+"""Priors p(z) of a VAE: trained with it, or fitted to its codes afterwards (post hoc).
+
+    log_prob(z (B, Z), y) → (B,)      draw(noise (B, Z), pick (B,), y) → z (B, Z): a sample out of standard normal noise
+                                      and, for mixtures, a number between 0 and 1 that picks the component
+
+Shapes: B batch · Z latent_dim · M components · K classes (0: no labels).
+`encode` is handed to both: the encoder's top posterior of items, which only the Vamp prior asks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from morphogen.nets.blocks import Block, ConditionedNoise, Space
+from morphogen.objectives.variational import Normal
+
+Encode = Callable[[Tensor, Tensor | None], Normal]
+
+
+class Prior(Block):
+    """closed: whether the KL from a normal posterior to it has a closed form."""
+
+    closed = False
+    ranks = (1, 2, 3)
+
+    def reset_own_parameters(self) -> None:
+        """Nothing to start from, unless a prior says so."""
+
+    def prepare(self, x: Tensor) -> None:
+        """See some training items once."""
+
+    def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        raise NotImplementedError
+
+
+class StandardNormal(Prior):
+    """N(0, 1) in every dimension."""
+
+    closed = True
+
+    def __init__(self, latent_dim: int, space: Space, classes: int = 0):
+        super().__init__()
+
+    def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        return Normal.standard(z).log_prob(z).sum(1)
+
+    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        return noise
+
+
+class Mixture(Prior):
+    """M normal components with learned weights, means and variances."""
+
+    def __init__(self, latent_dim: int, space: Space, classes: int = 0, *, components: int = 50):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(torch.zeros(components, latent_dim))
+        self.log_stds = nn.Parameter(torch.zeros(components, latent_dim))
+
+    def reset_own_parameters(self) -> None:
+        nn.init.zeros_(self.logits)
+        nn.init.normal_(self.means, std=0.5)
+        nn.init.zeros_(self.log_stds)
+
+    def components(self, encode: Encode | None) -> Normal:
+        """The components (M, Z)."""
+        return Normal(self.means, 5 * torch.tanh(self.log_stds / 5))
+
+    def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        parts = self.components(encode)
+        each = Normal(parts.mean[None], parts.log_std[None]).log_prob(z[:, None]).sum(2)  # (B, M)
+        return (self.logits.log_softmax(0) + each).logsumexp(1)
+
+    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        parts, index = self.components(encode), chosen(self.logits.softmax(0), pick)
+        return Normal(parts.mean[index], parts.log_std[index]).rsample(noise)
+
+
+class Vamp(Mixture):
+    """The mixture of the posteriors of M learned pseudo-items (Tomczak & Welling 2018, eq. 10).
+
+    With labels the pseudo-items take turns through the classes.
+    """
+
+    def __init__(self, latent_dim: int, space: Space, classes: int = 0, *, components: int = 100):
+        super().__init__(latent_dim, space, classes, components=components)
+        del self.means, self.log_stds
+        self.items = nn.Parameter(torch.zeros(components, *space))
+        self.register_buffer("labels", torch.arange(components) % classes if classes else None)
+        self.labels: Tensor | None
+
+    def reset_own_parameters(self) -> None:
+        nn.init.zeros_(self.logits)
+        nn.init.normal_(self.items, std=0.1)
+
+    @torch.no_grad()
+    def prepare(self, x: Tensor) -> None:
+        """The pseudo-items begin as training items: each is then the centre of a code that exists."""
+        index = torch.arange(len(self.items), device=x.device) * max(1, len(x) // len(self.items)) % len(x)
+        self.items.copy_(x[index])
+
+    def components(self, encode: Encode | None) -> Normal:
+        assert encode is not None
+        return encode(self.items.contiguous(memory_format=_format(self.items)), self.labels)
+
+
+class Coupling(nn.Module):
+    """z ↔ noise by affine coupling (Dinh et al. 2017, eq. 7 and 8): one half moves and scales the other."""
+
+    def __init__(self, latent_dim: int, classes: int, hidden: int, flip: bool):
+        super().__init__()
+        self.still, self.flip = latent_dim // 2, flip
+        self.conditioned = ConditionedNoise(self.still, classes)
+        moved = latent_dim - self.still
+        self.net = nn.Sequential(
+            nn.Linear(self.conditioned.out_dim, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden),
+            nn.LeakyReLU(0.2), Zero(hidden, 2 * moved),
+        )  # fmt: skip
+
+    def _parts(self, v: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        v = v.flip(1) if self.flip else v
+        still, moved = v[:, : self.still], v[:, self.still :]
+        shift, log_scale = self.net(self.conditioned(still, y)).chunk(2, dim=1)
+        return still, moved, shift, 2 * torch.tanh(log_scale / 2)
+
+    def to_noise(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """z (B, Z) → (nearer to noise (B, Z), log |det| (B,))."""
+        still, moved, shift, log_scale = self._parts(z, y)
+        out = torch.cat([still, (moved - shift) * (-log_scale).exp()], dim=1)
+        return out.flip(1) if self.flip else out, -log_scale.sum(1)
+
+    def to_code(self, noise: Tensor, y: Tensor | None) -> Tensor:
+        """The inverse of `to_noise`."""
+        still, moved, shift, log_scale = self._parts(noise, y)
+        out = torch.cat([still, moved * log_scale.exp() + shift], dim=1)
+        return out.flip(1) if self.flip else out
+
+
+class Zero(Block):
+    """A fully connected layer that starts at zero."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+
+    def reset_own_parameters(self) -> None:
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.linear(h)
+
+
+class Flow(Prior):
+    """An invertible network between codes and normal noise: `depth` affine couplings, the dimensions mixed between them
+    by fixed random rotations, after one standardisation. With labels it is a flow for each."""
+
+    def __init__(
+        self, latent_dim: int, space: Space, classes: int = 0, *, depth: int = 6, hidden: int = 128
+    ):  # fmt: skip
+        super().__init__()
+        self.couplings = nn.ModuleList(Coupling(latent_dim, classes, hidden, bool(k % 2)) for k in range(depth))
+        rotations = [_rotation(latent_dim, k) for k in range(depth)]
+        self.register_buffer("rotations", torch.stack(rotations))
+        self.register_buffer("mean", torch.zeros(latent_dim))
+        self.register_buffer("std", torch.ones(latent_dim))
+        self.rotations: Tensor
+        self.mean: Tensor
+        self.std: Tensor
+
+    def _couplings(self) -> list[Any]:
+        return list(self.couplings)
+
+    def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        v, log_det = (z - self.mean) / self.std, -self.std.log().sum()
+        for coupling, rotation in zip(self._couplings(), self.rotations, strict=True):
+            v, more = coupling.to_noise(v @ rotation, y)
+            log_det = log_det + more
+        return Normal.standard(v).log_prob(v).sum(1) + log_det
+
+    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        v = noise
+        for coupling, rotation in zip(self._couplings()[::-1], self.rotations.flip(0), strict=True):
+            v = coupling.to_code(v, y) @ rotation.T
+        return v * self.std + self.mean
+
+
+class GaussianMixture(Prior):
+    """M normal components with full covariances, for each label apart: fitted to codes, never trained by gradient."""
+
+    def __init__(self, latent_dim: int, space: Space, classes: int = 0, *, components: int = 10):
+        super().__init__()
+        groups = max(1, classes)
+        self.register_buffer("weights", torch.full((groups, components), 1 / components))
+        self.register_buffer("means", torch.zeros(groups, components, latent_dim))
+        self.register_buffer("factors", torch.eye(latent_dim).repeat(groups, components, 1, 1))  # Σ = L Lᵀ
+        self.weights: Tensor
+        self.means: Tensor
+        self.factors: Tensor
+
+    def _group(self, y: Tensor | None, count: int, device: torch.device) -> Tensor:
+        return torch.zeros(count, dtype=torch.long, device=device) if y is None else y
+
+    def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        group, out = self._group(y, len(z), z.device), torch.empty(len(z), device=z.device)
+        for g in group.unique().tolist():
+            rows = group == g
+            offset = (z[rows][:, None] - self.means[g]).transpose(0, 1).transpose(1, 2)  # (M, Z, B')
+            white = torch.linalg.solve_triangular(self.factors[g], offset, upper=False)
+            log_det = self.factors[g].diagonal(dim1=1, dim2=2).log().sum(1)
+            each = -0.5 * white.square().sum(1) - log_det[:, None] - 0.5 * z.shape[1] * math.log(2 * math.pi)
+            out[rows] = (self.weights[g].log()[:, None] + each).logsumexp(0)
+        return out
+
+    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        group = self._group(y, len(noise), noise.device)
+        index = torch.stack([chosen(self.weights[g], p) for g, p in zip(group, pick, strict=True)])
+        return self.means[group, index] + (self.factors[group, index] @ noise[:, :, None]).squeeze(2)
+
+
+def chosen(weights: Tensor, pick: Tensor) -> Tensor:
+    """The components that numbers `pick` between 0 and 1 fall on, where component m takes the share weights[m]."""
+    return torch.searchsorted(weights.cumsum(0), pick.contiguous()).clamp_max(len(weights) - 1)
+
+
+def _rotation(size: int, seed: int) -> Tensor:
+    """A fixed random orthogonal matrix (size, size)."""
+    return torch.from_numpy(np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0]).float()
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if x.dim() == 4 else torch.contiguous_format
+
+
+PRIORS: dict[str, Any] = {
+    "normal": StandardNormal, "mixture": Mixture, "vamp": Vamp, "flow": Flow, "gmm": GaussianMixture,
+}  # fmt: skip
