@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, TINY_OF
 from PIL import Image
 
-from morphogen import cli
+from morphogen import cli, load, open_source
+from morphogen.model import along
 
 SOURCE = Path(cli.__file__).parent
 
@@ -41,6 +42,14 @@ def sets(*more: str) -> list[str]:
 def trained(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("cli") / "run"
     call("train", "gan-image", "--data", "builtin:digits", "--steps", 30, "--out", out, *sets("data.label=label"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "vae"
+    call("train", "vae-image", "--data", "builtin:digits", "--steps", 60, "--out", out,
+         *[part for s in TINY_OF["vae-image"] for part in ("--set", s)])  # fmt: skip
     return out
 
 
@@ -119,6 +128,74 @@ def test_encode_reconstruct_interpolate_and_score(trained, tmp_path):
     assert values == sorted(values)
     assert {r["name"] for r in rows} == {f"{i:06d}" for i in range(6)}
     assert all(0 <= v <= 1 for v in values)
+
+
+def test_a_vae_from_training_to_every_use(vae, tmp_path, capsys):
+    found = json.loads((vae / "evaluation.json").read_text())
+    assert set(found["priors"]) == {"trained", "gmm"}
+    likelihood = found["likelihood"]
+    assert likelihood["nelbo"] == pytest.approx(likelihood["reconstruction"] + likelihood["kl"])
+    assert likelihood["iw_nll"] <= likelihood["nelbo"] + 3 * likelihood["iw_nll_error"]
+    assert likelihood["samples"] == 5
+    assert "bits_per_dim" not in likelihood  # a density has none
+    call("encode", vae, "builtin:digits#test", "--out", tmp_path / "means.npy")
+    call("encode", vae, "builtin:digits#test", "--out", tmp_path / "draws.npz", "--sampled", "--seed", 4)
+    means, draws = np.load(tmp_path / "means.npy"), np.load(tmp_path / "draws.npz")["codes"]
+    assert means.shape == draws.shape
+    assert (means != draws).any()
+    call("reconstruct", vae, "builtin:digits#test", "--out", tmp_path / "plain.npy")
+    call("reconstruct", vae, "builtin:digits#test", "--out", tmp_path / "moved.npy", "--attribute", "3=2.0")
+    call("reconstruct", vae, "builtin:digits#test", "--out", tmp_path / "still.npy", "--attribute", "3=0")
+    plain, moved, still = (np.load(tmp_path / f"{n}.npy") for n in ("plain", "moved", "still"))
+    assert (plain == still).all()
+    assert (plain != moved).any()
+    model = load(vae)
+    vector = np.asarray(model.description.attributes["3"])
+    assert np.allclose(model.moved(means, {"3": 2.0}) - means, 2 * vector, atol=1e-5)
+    call("interpolate", vae, "--out", tmp_path / "round", "--frames", 8, "--linear")
+    assert len(list((tmp_path / "round").iterdir())) == 8
+    call("score", vae, "builtin:digits#test", "--out", tmp_path / "scores.csv", "--sort")
+    scores = [float(line.split(",")[1]) for line in (tmp_path / "scores.csv").read_text().splitlines()[1:]]
+    assert scores == sorted(scores)
+    call("evaluate", vae, "--json", "--items", 30, "--importance-samples", 7, "-n", 64)
+    assert json.loads(capsys.readouterr().out)["likelihood"]["samples"] == 7
+
+
+def test_straight_and_round_ways_between_codes():
+    a, b = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    straight, round_ = (along(np.stack([a, b]), 3, closed=False, linear=flag) for flag in (True, False))
+    assert np.allclose(straight[1], [0.5, 0.5])
+    assert np.allclose(round_[1], [0.5**0.5, 0.5**0.5])
+
+
+def test_a_gan_in_the_latent_space_of_a_vae(vae, tmp_path, capsys):
+    out = tmp_path / "run"
+    settings = ["codec=" + str(vae), *[s for s in TINY if "model." not in s], "model.latent_dim=8"]
+    call("train", "gan-codes", "--data", "builtin:digits", "--steps", 30, "--out", out,
+         *[part for s in settings for part in ("--set", s)])  # fmt: skip
+    call("sample", out, "-n", 5, "--out", tmp_path / "s.npy")
+    assert np.load(tmp_path / "s.npy").shape == (5, 8, 8)
+    model, codec = load(out), load(out / "model" / "codec")  # the finished model holds its codec
+    assert model.modality.space == (codec.family.latent_dim,)
+    items = open_source("builtin:digits#test").array()[:4, :, :, 0]
+    standardised = model.tensor(items).numpy() * model.modality.std.numpy() + model.modality.mean.numpy()
+    assert np.allclose(standardised, codec.encode(items), atol=1e-4)
+    capsys.readouterr()
+    call("evaluate", out, "--json", "-n", 64)
+    assert "samples" in json.loads(capsys.readouterr().out)["rows"]
+    call("train", "gan-codes", "--data", "builtin:digits", "--set", f"codec={out}", "--out", tmp_path / "no", code=2)
+    assert "must be a VAE" in capsys.readouterr().err
+
+
+def test_an_autoencoder_is_a_vae_without_the_random_part(tmp_path):
+    out = tmp_path / "run"
+    settings = [*TINY_OF["vae-image"], "model.posterior=point", "model.prior={kind: normal}", "terms.kl.weight=0"]
+    call("train", "vae-image", "--data", "builtin:digits", "--steps", 40, "--out", out,
+         *[part for s in settings for part in ("--set", s)])  # fmt: skip
+    found = json.loads((out / "evaluation.json").read_text())
+    assert set(found["priors"]) == {"gmm"}  # there is no trained one
+    assert "iw_nll" not in found["likelihood"]
+    assert load(out).sample(3).shape == (3, 8, 8)
 
 
 def test_evaluate_a_run_and_anybodys_samples(trained, tmp_path, capsys):
@@ -238,7 +315,7 @@ def test_a_damaged_model_is_one_sentence(trained, tmp_path, capsys):
 def test_imports_point_one_way():
     """{modalities, nets, objectives} ← families ← loop ← model ← api ← {output, cli}; nobody imports upwards."""
     order = ["errors progress", "config", "modalities nets objectives data metrics precision run",
-             "families recipes evaluation", "optim", "loop", "model", "api", "output", "cli"]  # fmt: skip
+             "families recipes health", "evaluation posthoc", "optim", "loop", "model", "api", "output", "cli"]  # fmt: skip
     level = {name: i for i, names in enumerate(order) for name in names.split()}
     for path in SOURCE.rglob("*.py"):
         here = path.relative_to(SOURCE).with_suffix("").parts[0]

@@ -18,7 +18,6 @@ from torch.distributions import (
 )
 from torch.distributions import Laplace as TorchLaplace
 from torch.distributions import Normal as TorchNormal
-from torch.distributions import kl_divergence
 
 from morphogen.config import TermConfig
 from morphogen.families.base import Turn

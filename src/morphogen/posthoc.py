@@ -22,7 +22,7 @@ from morphogen.families.base import seed_of
 from morphogen.families.vae import VAE
 from morphogen.nets.priors import Flow, GaussianMixture
 
-COMPONENTS = (1, 10, 20, 50, 100, 200)  # of a mixture, for all labels together
+COMPONENTS = (1, 10, 20, 50, 100)  # of a mixture, for all labels together
 ENOUGH = 5  # codes a component must have for each latent dimension
 FLOW = {"depth": 8, "hidden": 128}
 FLOW_STEPS, FLOW_BATCH, FLOW_CHECK = 4000, 512, 200
@@ -50,8 +50,8 @@ def _mixture_of(codes: Tensor, y: Tensor | None, classes: int, components: int) 
     for group in range(max(1, classes)):
         part = (codes if y is None else codes[y == group]).double().numpy()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # 60 rounds are near enough
-            fit = Fit(min(components, len(part)), reg_covar=ridge, max_iter=60, random_state=0).fit(part)
+            warnings.simplefilter("ignore", ConvergenceWarning)  # 30 rounds are near enough
+            fit = Fit(min(components, len(part)), reg_covar=ridge, max_iter=30, random_state=0).fit(part)
         weights, means, covariances = (np.asarray(getattr(fit, k)) for k in ("weights_", "means_", "covariances_"))
         for m in range(components):  # with fewer codes than components the last ones stay empty
             mixture.weights[group, m] = float(weights[m]) if m < len(weights) else 0.0

@@ -99,6 +99,20 @@ def gan_seed() -> Config:
     )
 
 
+def gan_codes() -> Config:
+    """A GAN in the latent space of a trained VAE: its learned prior. `--set codec=RUN` names that VAE."""
+    hidden = [256, 256, 256]
+    config = gan_image()
+    config.recipe = "gan-codes"
+    config.model |= {
+        "latent_dim": 32,
+        "generator": {"kind": "dense", "hidden": hidden},
+        "discriminator": {"kind": "dense", "hidden": hidden},
+    }
+    config.train = TrainConfig(steps=10_000, batch_size=256)
+    return config
+
+
 def vae_image() -> Config:
     """A VAE on pictures: Gaussian likelihood of optimal scale, convolutions, its samples' prior chosen at the end.
 
@@ -111,7 +125,7 @@ def vae_image() -> Config:
         model={
             "latent_dim": 32,
             "likelihood": "gaussian",
-            "encoder": {"kind": "conv", "width": 64},
+            "encoder": {"kind": "conv", "width": 32, "features": 128},
             "decoder": {"kind": "conv", "width": 64},
         },
         terms={"reconstruction": TermConfig(), "kl": TermConfig(warmup=500)},
@@ -146,6 +160,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "gan-image": gan_image,
     "gan-points": gan_points,
     "gan-seed": gan_seed,
+    "gan-codes": gan_codes,
     "vae-image": vae_image,
     "vae-binary": vae_binary,
 }
