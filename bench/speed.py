@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,14 +32,16 @@ from morphogen.precision import choose
 from morphogen.run import RunFolder
 
 HERE = Path(__file__).resolve().parent
-# name: space, batch size, steps a round (whole lazy cycles), settings
+# name: recipe, space, batch size, steps a round (whole lazy cycles), settings
 CASES = {
-    "conv 28x28x1, batch 64": ((1, 28, 28), 64, 16, []),
-    "conv 32x32x3, batch 128": ((3, 32, 32), 128, 8, []),
-    "residual 32x32x3, batch 32": (
-        (3, 32, 32), 32, 4,
+    "GAN, conv 28x28x1, batch 64": ("gan-image", (1, 28, 28), 64, 16, []),
+    "GAN, conv 32x32x3, batch 128": ("gan-image", (3, 32, 32), 128, 8, []),
+    "GAN, residual 32x32x3, batch 32": (
+        "gan-image", (3, 32, 32), 32, 4,
         [f"model.{role}={{kind: residual, width: 64, most: 256}}" for role in ("generator", "discriminator")],
     ),
+    "VAE, conv 28x28x1, batch 128": ("vae-image", (1, 28, 28), 128, 12, []),
+    "VAE, conv 32x32x3, batch 128": ("vae-image", (3, 32, 32), 128, 8, ["model.encoder.width=64"]),
 }  # fmt: skip
 ROUNDS = 5
 
@@ -52,9 +55,9 @@ def random_items(folder: Path, space: tuple[int, ...]) -> str:
     return str(folder / "x.npy")
 
 
-def trainer(folder: Path, space: tuple[int, ...], batch: int, settings: list[str]) -> Trainer:
+def trainer(folder: Path, recipe: str, space: tuple[int, ...], batch: int, settings: list[str]) -> Trainer:
     settings = [f"train.batch_size={batch}", "augment.mode=off", *settings]
-    config = api.resolve_config("gan-image", settings, data=random_items(folder, space), steps=100_000)
+    config = api.resolve_config(recipe, settings, data=random_items(folder, space), steps=100_000)
     data = api.load_data(config)
     family = api.build_family(api.describe(config, data), config.augment)
     return Trainer(
@@ -70,25 +73,58 @@ def trainer(folder: Path, space: tuple[int, ...], batch: int, settings: list[str
     )
 
 
-class PlainLoop:
-    """What one writes by hand: the same networks, losses and lazy penalties, step by step."""
+def plain_adam(network: nn.Module) -> torch.optim.Adam:
+    return torch.optim.Adam(network.parameters(), 1e-3, (0.0, 0.99), fused=False, foreach=False)
+
+
+class Plain:
+    """What one writes by hand, and what both families need of it."""
 
     def __init__(self, ours: Trainer, space: tuple[int, ...], batch: int, tuned: bool):
-        family = api.build_family(
-            api.Description("gan", "image", list(space), ours.config.model), ours.config.augment
-        )  # fmt: skip
-        self.generator, self.discriminator = family.generator, family.discriminator
+        description = api.Description(ours.config.family, "image", list(space), ours.config.model)
+        self.family: Any = api.build_family(description, ours.config.augment)
         self.tuned, self.batch, self.step_number = tuned, batch, 0
-        self.items = torch.from_numpy(ours.items.dataset.data)
+        self.items = torch.from_numpy(ours.items.data)
         if tuned:
-            self.generator.to(memory_format=torch.channels_last)
-            self.discriminator.to(memory_format=torch.channels_last)
-        adam = lambda m: torch.optim.Adam(m.parameters(), 1e-3, (0.0, 0.99), fused=False, foreach=False)
-        self.generator_adam, self.discriminator_adam = adam(self.generator), adam(self.discriminator)
+            self.family.to(memory_format=torch.channels_last)
 
     def run(self, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.tuned):
             return network(x)
+
+    def real(self) -> torch.Tensor:
+        x = self.items[torch.randint(len(self.items), (self.batch,))].float() / 127.5 - 1
+        return x.contiguous(memory_format=torch.channels_last) if self.tuned else x
+
+
+class PlainVAE(Plain):
+    """Encoder, sample, decoder, the Gaussian likelihood with the batch's own scale, and the KL in closed form."""
+
+    def __init__(self, ours: Trainer, space: tuple[int, ...], batch: int, tuned: bool):
+        super().__init__(ours, space, batch, tuned)
+        self.adam = plain_adam(self.family)
+
+    def train_step(self) -> None:
+        x = self.real()
+        mean, log_std = self.run(self.family.encoder, x).float().chunk(2, dim=1)
+        z = mean + log_std.exp() * torch.randn_like(mean)
+        error = (self.run(self.family.decoder, z).float().tanh() - x).square()
+        reconstruction = 0.5 * x[0].numel() * error.mean().log()
+        kl = 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum(1).mean()
+        loss = reconstruction + kl
+        self.adam.zero_grad()
+        loss.backward()
+        self.adam.step()
+        self.last = loss.item()
+
+
+class PlainGAN(Plain):
+    """The same losses and lazy penalties, step by step."""
+
+    def __init__(self, ours: Trainer, space: tuple[int, ...], batch: int, tuned: bool):
+        super().__init__(ours, space, batch, tuned)
+        self.generator, self.discriminator = self.family.generator, self.family.discriminator
+        self.generator_adam, self.discriminator_adam = plain_adam(self.generator), plain_adam(self.discriminator)
 
     def penalty(self, x: torch.Tensor) -> torch.Tensor:
         noise = torch.randn_like(x)
@@ -96,9 +132,7 @@ class PlainLoop:
         return ((upper - self.run(self.discriminator, x - 0.05 * noise)) / 0.1).square().mean()
 
     def train_step(self) -> None:
-        real = self.items[torch.randint(len(self.items), (self.batch,))].float() / 127.5 - 1
-        if self.tuned:
-            real = real.contiguous(memory_format=torch.channels_last)
+        real = self.real()
         fake = self.run(self.generator, torch.randn(self.batch, 64)).float().tanh()
         real_logit, fake_logit = self.run(self.discriminator, real), self.run(self.discriminator, fake.detach())
         loss = softplus(fake_logit - real_logit).mean()
@@ -147,10 +181,11 @@ def work_per_image(ours: Trainer) -> float:
 
 
 def measure(name: str, best: float) -> dict[str, float | str]:
-    space, batch, count, settings = CASES[name]
+    recipe, space, batch, count, settings = CASES[name]
+    plain_loop = PlainVAE if recipe.startswith("vae") else PlainGAN
     with tempfile.TemporaryDirectory() as folder:
-        ours = trainer(Path(folder), space, batch, settings)
-        loops = {"plain": PlainLoop(ours, space, batch, False), "by hand": PlainLoop(ours, space, batch, True)}
+        ours = trainer(Path(folder), recipe, space, batch, settings)
+        loops = {"plain": plain_loop(ours, space, batch, False), "by hand": plain_loop(ours, space, batch, True)}
         work = work_per_image(ours)
         steps = {"morphogen": ours.train_step} | {k: v.train_step for k, v in loops.items()}
         for step in steps.values():

@@ -23,6 +23,14 @@ ZOO = {
         "--set model.latent_dim=32 --set model.discriminator.features=64",
         MNIST,
     ),
+    "vae-mnist": (
+        "morphogen train vae-image --data ../shared/data/mnist#train --minutes 10 --set model.latent_dim=16",
+        MNIST,
+    ),
+    "vae-mnist-binary": (
+        "morphogen train vae-binary --data ../shared/data/mnist#train --steps 30000 --set train.evaluate_every=1500",
+        MNIST,
+    ),
 }
 
 

@@ -26,7 +26,7 @@ app.add_typer(data_app, name="data")
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="a run folder, its model/ folder, or zoo/NAME")]
 SourceArgument = Annotated[str, typer.Argument(metavar="SRC", help="builtin:NAME, a folder, IDX, .npy/.npz; #SELECT")]
-OutOption = Annotated[Path, typer.Option("--out", help="a folder, or FILE.npy")]
+OutOption = Annotated[Path, typer.Option("--out", help="a folder, FILE.npy, or FILE.png for one sheet")]
 LabelOption = Annotated[str | None, typer.Option("--label", help="condition on this label, or 'all' for a cycle")]
 AttributeOption = Annotated[
     list[str] | None, typer.Option("--attribute", help="LABEL=AMOUNT: move codes towards a label's, 1 the whole way")
@@ -166,7 +166,7 @@ def encode(
 @app.command()
 def interpolate(
     run: RunArgument,
-    out: Annotated[Path, typer.Option("--out", help="a folder, or FILE.gif")],
+    out: Annotated[Path, typer.Option("--out", help="a folder, FILE.gif, or FILE.png")],
     start: Annotated[str | None, typer.Option("--from", help="an item's file")] = None,
     end: Annotated[str | None, typer.Option("--to", help="an item's file")] = None,
     frames: Annotated[int, typer.Option("--frames", help="how many items on the way")] = 60,

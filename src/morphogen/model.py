@@ -200,7 +200,7 @@ class Model:
 
     def tensor(self, items: np.ndarray) -> Tensor:
         """Items in .npy layout → the family's tensors (N, *space); UsageError when their shape is another."""
-        raw = np.ascontiguousarray(self.modality.raw(items))
+        raw = np.require(self.modality.raw(items), requirements=["C", "W"])  # torch wants to own what it wraps
         if tuple(raw.shape[1:]) != self.modality.item_space:
             raise UsageError(f"The model takes items of shape {self.modality.item_space}, not {tuple(raw.shape[1:])}.")
         return self.modality.encode(torch.from_numpy(self.modality.stored(raw)).to(self.family.device))

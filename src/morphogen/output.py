@@ -19,16 +19,22 @@ from morphogen.data import Dataset
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.model import Model
 
+SHEET_COLUMNS = 10  # items in a row of FILE.png
+
 
 def write_items(model: Model, items: np.ndarray, out: Path, names: Sequence[str] | None = None) -> None:
-    """Items in .npy layout → FILE.npy, FILE.gif, or a folder of files, numbered or named like their sources."""
+    """Items in .npy layout → FILE.npy, FILE.gif, FILE.png (one sheet of all items, in rows), or a folder of files,
+    numbered or named like their sources."""
     if out.suffix == ".npy":
         write_arrays(out, {"items": items})
         return
     raw = model.modality.raw(items)
-    if out.suffix == ".gif":
+    if out.suffix in (".gif", ".png"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        model.modality.animate(raw, out)
+        if out.suffix == ".gif":
+            model.modality.animate(raw, out)
+        else:
+            model.modality.preview(raw, out, SHEET_COLUMNS)
         return
     suffix = model.modality.suffix
     if names is None:
@@ -45,9 +51,9 @@ def write_items(model: Model, items: np.ndarray, out: Path, names: Sequence[str]
 
 
 def check_out(out: Path) -> None:
-    """Refuse an --out that is neither a folder, FILE.npy nor FILE.gif, before any work is done."""
-    if out.suffix in (".png", ".jpg", ".jpeg", ".npz", ".txt", ".csv", ".wav"):
-        raise UsageError(f"--out takes a folder, FILE.npy or FILE.gif, not {out.name}.")
+    """Refuse an --out that is neither a folder, FILE.npy, FILE.gif nor FILE.png, before any work is done."""
+    if out.suffix in (".jpg", ".jpeg", ".npz", ".txt", ".csv", ".wav"):
+        raise UsageError(f"--out takes a folder, FILE.npy, FILE.png or FILE.gif, not {out.name}.")
 
 
 def attributes_of(settings: Sequence[str] | None) -> dict[str, float]:

@@ -108,4 +108,4 @@ class ResidualBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.first(F.leaky_relu(x, 0.2))
-        return self.shortcut(x) + self.second(F.leaky_relu(h, 0.2))
+        return self.shortcut(x) + self.second(F.leaky_relu_(h, 0.2))  # in place: h is nobody else's

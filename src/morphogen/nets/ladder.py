@@ -60,7 +60,7 @@ class LadderEncoder(Role):
 
 
 class Head(Block):
-    """Two 3x3 convolutions' worth of opinion on a layer's variables; says nothing (zeros) at the start."""
+    """A layer's means and log σ out of a stream; zeros at the start. hidden: with a convolution of its own before."""
 
     def __init__(self, channels: int, outputs: int, hidden: bool):
         super().__init__()
@@ -74,7 +74,7 @@ class Head(Block):
     def forward(self, h: Tensor) -> Tensor:
         h = F.leaky_relu(h, 0.2)
         if isinstance(self.hidden, nn.Conv2d):
-            h = F.leaky_relu(self.hidden(h), 0.2)
+            h = F.leaky_relu_(self.hidden(h), 0.2)
         return self.last(h)
 
 

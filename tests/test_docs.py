@@ -1,0 +1,501 @@
+"""docs/families: every name and key in it exists, both languages agree, and its formulas are what the code computes.
+
+Each formula is written again here with torch and numpy alone, as the document prints it; `FORMULAS` names the function
+beside which it stands. The objectives' own tests look at known values, limits and gradients instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from morphogen import config
+from morphogen.config import AugmentConfig, TermConfig
+from morphogen.evaluation import likelihood_of
+from morphogen.families.base import Turn
+from morphogen.families.gan import GAN, GANOptions
+from morphogen.families.vae import VAE, VAEOptions
+from morphogen.modalities import Points
+from morphogen.nets.ladder import Layer
+from morphogen.nets.priors import PRIORS, Coupling
+from morphogen.objectives import adversarial, variational
+from morphogen.objectives.likelihoods import LIKELIHOODS
+from morphogen.objectives.variational import Normal
+from morphogen.optim import term_weight
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+TEXT = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("families", "families.zh-CN")}
+PACKAGES = (
+    "objectives", "families", "nets", "optim", "posthoc", "health", "evaluation", "metrics", "modalities", "recipes",
+    "loop", "api", "model.Model", "data.dataset",
+)  # fmt: skip
+SECTIONS = {
+    "model": {**GANOptions.model_fields, **VAEOptions.model_fields}, "augment": AugmentConfig.model_fields,
+    "train": config.TrainConfig.model_fields, "evaluate": config.EvaluateConfig.model_fields,
+    "data": config.DataConfig.model_fields, "sample": config.SampleConfig.model_fields,
+}  # fmt: skip
+
+
+def quoted(text: str) -> set[str]:
+    return set(re.findall(r"`([^`\n]+)`", text))
+
+
+def paths(text: str) -> set[str]:
+    """The dotted paths below `morphogen.`."""
+    dotted = {q for q in quoted(text) if re.fullmatch(r"\w+(\.\w+)+", q)}
+    return {q for q in dotted if q.startswith(tuple(p + "." for p in PACKAGES))}
+
+
+def keys(text: str) -> set[tuple[str, ...]]:
+    """The config's keys, without their values."""
+    sections = "|".join([*SECTIONS, "terms"])
+    dotted = {q.partition("=")[0] for q in quoted(text) if re.match(rf"({sections})\.\w", q)} - paths(text)
+    return {tuple(q.split(".")) for q in dotted}
+
+
+def display(text: str) -> list[str]:
+    return re.findall(r"^\$\$\n(.*?)\n\$\$$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("path", sorted(set().union(*map(paths, TEXT.values()))))
+def test_every_path_exists(path):
+    """As far as it is a module it is imported, what follows is looked up."""
+    parts = path.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(["morphogen", *parts[:count]]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[count:]:
+            found = getattr(found, name)
+        return
+    raise AssertionError(f"no module morphogen.{path}")
+
+
+def test_every_config_key_exists():
+    for section, *rest in keys(TEXT["families"]):
+        if section == "terms":
+            name, key = rest
+            assert name in {t for family in (GAN, VAE) for terms in family.terms.values() for t in terms}
+            assert key in TermConfig.model_fields
+        else:
+            assert rest[0] in SECTIONS[section], f"{section}.{rest[0]}"
+
+
+def test_both_languages_name_the_same_and_print_the_same_formulas():
+    one, two = TEXT.values()
+    assert paths(one) == paths(two)
+    assert keys(one) == keys(two)
+    assert display(one) == display(two)
+    assert len(display(one)) == one.count("$$") // 2
+    assert len(paths(one)) > 50
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_github_can_render_it(name):
+    """Lines fit, inline formulas stand free, and nothing in a formula is read as Markdown before it is read as TeX."""
+    text = TEXT[name]
+    assert max(map(len, text.splitlines())) <= 120
+    inline = re.sub(r"^\$\$\n.*?\n\$\$$", "", text, flags=re.MULTILINE | re.DOTALL)
+    formulas = re.findall(r"\$[^$\n]+\$", inline)
+    assert inline.count("$") == 2 * len(formulas)  # none is broken over two lines
+    for formula in [*formulas, *display(text)]:
+        assert not re.search(r"\\[^a-zA-Z]|[<*#]", formula), formula
+        assert not re.search(r"^\s*[-+=]\s", formula, re.MULTILINE) or formula in formulas, formula
+    for found in re.finditer(r"\$[^$\n]+\$", inline):
+        around = inline[found.start() - 1] + inline[found.end()]
+        assert re.fullmatch(r"[\s(][\s.,;:)]", around), found.group()
+
+
+# ---- formulas ----------------------------------------------------------------------------------------------------
+
+
+def normals(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def sig(t: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-t))
+
+
+def softplus(t: Tensor) -> Tensor:
+    return torch.log(1 + torch.exp(t))
+
+
+REAL, FAKE = normals(1, 7), normals(2, 7)
+ZERO = torch.zeros(7)
+X, MEAN = normals(3, 5, 2, 3, 3).clamp(-1, 1), normals(4, 5, 2, 3, 3) / 2
+P = X[0].numel()
+KL = normals(5, 6, 4).abs()
+LOG_W = normals(6, 5, 8)
+Q, PRIOR = (Normal(normals(s, 5, 3), normals(s + 1, 5, 3) / 2) for s in (7, 9))
+SIGMA_Q, SIGMA_P = Q.log_std.exp(), PRIOR.log_std.exp()
+A, SHIFT = torch.tensor([[2.0, 0.5], [0.5, -1.0]]), torch.tensor([0.3, -0.2])
+
+
+class Quadratic(torch.nn.Module):
+    """D(x) = ½ xᵀAx + sᵀx, whose slope is Ax + s."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return 0.5 * ((x @ A) * x).sum(1) + x @ SHIFT
+
+
+class Noise(torch.nn.Module):
+    """G(z) = 3z + 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.factor * z + 1
+
+
+def slope(x: Tensor) -> Tensor:
+    return x @ A + SHIFT
+
+
+def gan(penalty: str = "exact", **augment) -> GAN:
+    options = GANOptions(latent_dim=2, loss=augment.pop("loss", "relativistic"), penalty=penalty)
+    networks = {"generator": Noise(), "discriminator": Quadratic()}
+    return GAN(Points((2,)), options, augment=AugmentConfig(**augment), networks=networks)
+
+
+def r1():
+    family, x = gan(), normals(11, 9, 2) * torch.tensor([1.0, 4.0])
+    family.prepare(x)
+    spread = np.var(x.numpy(), axis=0, ddof=1).sum()
+    turn = Turn("discriminator", 0, 0, {})
+    return family._penalty(turn, "r1", x, None), spread * slope(x).square().sum(1)
+
+
+def difference():
+    x, e, h = normals(12, 9, 2), normals(13, 9, 2), 0.25
+    d = Quadratic()
+    return adversarial.squared_difference(d, x, e, h), ((d(x + h * e) - d(x - h * e)) / (2 * h)) ** 2
+
+
+def gradient_penalty():
+    real, fake, u = normals(14, 9, 2), normals(15, 9, 2), torch.linspace(0, 1, 9)
+    between = u[:, None] * real + (1 - u[:, None]) * fake
+    return adversarial.unit_slope(Quadratic(), real, fake, u), (slope(between).norm(dim=1) - 1) ** 2
+
+
+def gap():
+    family, turn, heldout = gan(), Turn("discriminator", 0, 0, {}), normals(16, 7, 2)
+    family._measure_gap(turn, {"heldout": heldout}, REAL + 3, FAKE)
+    held = Quadratic()(heldout).mean()
+    return turn.cache["gap"], ((REAL + 3).mean() - held) / max((REAL + 3).mean() - FAKE.mean(), 1e-3)
+
+
+def adaptive():
+    family, n, batch, images, found, expected = gan(mode="adaptive", images=4000, every=8), 8, 32, 4000, [], []
+    smooth = p = 0.0
+    for r in (1.5, 3.0, 0.8, -5.0, -2.0, -2.0):
+        family.after_step(0, {"gap": r}, batch)
+        found.append([family.numbers["gap"], family.numbers["augment"]])
+        m = max(1 / 2, 1 - 4 * n * batch / images)
+        smooth = m * smooth + (1 - m) * min(2, max(-2, r))
+        p = min(0.8, max(0, p + (1 if smooth > 0.2 else -1) * n * batch / images))
+        expected.append([smooth, p])
+    return torch.tensor(found), torch.tensor(expected)
+
+
+def score():
+    family, x = gan(), normals(17, 5, 2) / 3
+    fake = family.generate(family.noise(500, 0), None)
+    relative, plain = family.score(x, None), gan(loss="nonsaturating").score(x, None)
+    logit = Quadratic()(x)
+    return torch.cat([relative, plain]), torch.cat([sig(logit - Quadratic()(fake).mean()), sig(logit)])
+
+
+def likelihood(name: str, output: Tensor, scale: float = 1.0, **extra):
+    return LIKELIHOODS[name](output, lambda mean: mean, torch.tensor(scale), **extra)
+
+
+def bernoulli():
+    t, pi = (X + 1) / 2, sig(MEAN)
+    return likelihood("bernoulli", MEAN).log_prob(X), (t * pi.log() + (1 - t) * (1 - pi).log()).flatten(1).sum(1)
+
+
+def gaussian():
+    s = 0.3
+    each = (X - MEAN) ** 2 / (2 * s**2) + math.log(s) + 0.5 * math.log(2 * math.pi)
+    return likelihood("gaussian", MEAN, s).log_prob(X), -each.flatten(1).sum(1)
+
+
+def best_sigma():
+    """Its closed form, and the reconstruction term there."""
+    p = likelihood("gaussian", MEAN)
+    p.scale = p.optimal_scale(X)
+    sigma = ((X - MEAN) ** 2).flatten(1).sum(1).sum().div(len(X) * P).sqrt()
+    found = torch.stack([p.scale, -p.log_prob(X).mean()])
+    return found, torch.stack([sigma, P * (sigma.log() + 0.5 * math.log(2 * math.pi * math.e))])
+
+
+def laplace():
+    b = 0.4
+    return likelihood("laplace", MEAN, b).log_prob(X), -((X - MEAN).abs() / b + math.log(2 * b)).flatten(1).sum(1)
+
+
+def logistic():
+    """Three components, two channels, levels from end to end; the code reads log s = max(output − 2, −7)."""
+    output, h = normals(20, 4, 15, 3, 3), 1 / 255
+    x = torch.linspace(0, 255, 4 * 2 * 9).round().view(4, 2, 3, 3) / 127.5 - 1
+    o, v = output.double(), x.double()
+    pi = o[:, :3].exp() / o[:, :3].exp().sum(1, keepdim=True)
+    mu, s = o[:, 3:9].view(4, 3, 2, 3, 3), (o[:, 9:].view(4, 3, 2, 3, 3) - 2).exp()
+    upper, lower = ((v[:, None] - mu + sign * h) / s for sign in (1, -1))
+    top, bottom = torch.where(v[:, None] > 1 - h, 1.0, sig(upper)), torch.where(v[:, None] < -1 + h, 0.0, sig(lower))
+    places = (pi * (top - bottom).prod(2)).sum(1)
+    return likelihood("logistic", output, components=3).log_prob(x), places.log().flatten(1).sum(1)
+
+
+def annealing():
+    """All factors together, and each alone."""
+    w, final, warm, cycle, total = 2.0, 0.1, 50, 30, 120
+    terms = [
+        TermConfig(weight=w, final=final, warmup=warm, cycle=cycle), TermConfig(weight=w, final=final),
+        TermConfig(weight=w, warmup=warm), TermConfig(weight=w, every=4, until=100),
+    ]  # fmt: skip
+    found, expected = [], []
+    for t in range(0, 160, 3):
+        found.append([term_weight(term, t, total) for term in terms])
+        way, rise = (final / w) ** min(1, t / total), min(1, (t + 1) / warm)
+        again = min(1, 2 * (t % cycle + 1) / cycle)
+        expected.append([w * way * rise * again, w * way, w * rise, 4 * w if t % 4 == 0 and t < 100 else 0])
+    return torch.tensor(found), torch.tensor(expected)
+
+
+def dreg():
+    """log w of z = μ + σε is quadratic here: its slope in z is known, and ∂z/∂(μ, log σ) = (1, σε)."""
+    mean, log_std, e = normals(21, 3, 1).requires_grad_(), normals(22, 3, 1).requires_grad_(), normals(23, 3, 4)
+    z = (mean + log_std.exp() * e).reshape(-1, 1)
+    log_w = -0.7 * (z - 0.4).square().view(3, 4)
+    variational.doubly_reparameterized(log_w, z).sum().backward()
+    with torch.no_grad():
+        zs = z.view(3, 4)
+        share = log_w.exp() / log_w.exp().sum(1, keepdim=True)
+        each = share**2 * (-1.4 * (zs - 0.4))
+        expected = torch.stack([each.sum(1), (each * log_std.exp() * e).sum(1)])
+    return torch.stack([mean.grad.squeeze(1), log_std.grad.squeeze(1)]), expected
+
+
+def ladder_posterior():
+    torch.manual_seed(0)
+    layer = Layer(8, 2)
+    for p in layer.correct.parameters():
+        p.data.normal_(std=0.2)
+    h, prior = normals(24, 3, 8, 4, 4), Normal(normals(25, 3, 2, 4, 4), normals(26, 3, 2, 4, 4) / 3)
+    with torch.no_grad():
+        q = layer.posterior(h, prior, features := normals(27, 3, 8, 4, 4))
+        shift, change = layer.correct(h + layer.look(features)).chunk(2, 1)
+    delta = 5 * torch.tanh(change / 5)
+    found = torch.stack([q.mean, q.log_std.exp(), q.kl(prior)])
+    kl = 0.5 * (shift**2 + torch.exp(2 * delta) - 1 - 2 * delta)
+    sigma = prior.log_std.exp()
+    return found, torch.stack([prior.mean + sigma * shift, sigma * delta.exp(), kl])
+
+
+def density(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """N(z; mean, std²) over the last axis, by its formula."""
+    return (torch.exp(-((z - mean) ** 2) / (2 * std**2)) / (std * math.sqrt(2 * math.pi))).prod(-1)
+
+
+def mixture_prior(kind: str, means: Tensor, log_stds: Tensor):
+    prior = PRIORS[kind](3, (3,), components=4)
+    prior.logits.data = normals(28, 4)
+    encode = None
+    if kind == "mixture":
+        prior.means.data, prior.log_stds.data = means, 5 * torch.atanh(log_stds / 5)
+    else:  # an encoder that knows the pseudo-items' posteriors
+        prior.items.data = normals(29, 4, 3)
+        encode = lambda x, y: Normal(means + 0 * x, log_stds)
+    z, pi = normals(30, 6, 3), prior.logits.exp() / prior.logits.exp().sum()
+    expected = (pi * density(z[:, None], means[None], log_stds.exp()[None])).sum(1).log()
+    return prior.log_prob(z, None, encode).detach(), expected.detach()
+
+
+def flow():
+    """The change of variables, with the Jacobian of the map to noise taken numerically exact by autograd."""
+    torch.manual_seed(0)
+    prior, z = PRIORS["flow"](3, (3,), depth=3, hidden=8), normals(31, 3)
+    prior.mean.copy_(normals(32, 3))
+    prior.std.copy_(normals(33, 3).exp())
+
+    def to_noise(v: Tensor) -> Tensor:
+        v = ((v - prior.mean) / prior.std)[None]
+        for coupling, rotation in zip(prior.couplings, prior.rotations, strict=True):
+            v = coupling.to_noise(v @ rotation, None)[0]
+        return v[0]
+
+    jacobian = torch.autograd.functional.jacobian(to_noise, z)
+    noise = to_noise(z).detach()
+    expected = density(noise, ZERO[:3], torch.ones(3)).log() + jacobian.det().abs().log()
+    return prior.log_prob(z[None], None).detach(), expected[None]
+
+
+def coupling():
+    torch.manual_seed(0)
+    part, z = Coupling(4, 0, 8, False), normals(34, 5, 4)
+    with torch.no_grad():
+        shift, raw = part.net(z[:, :2]).chunk(2, 1)
+        s = 2 * torch.tanh(raw / 2)
+        v, log_det = part.to_noise(z, None)
+    return torch.cat([v, log_det[:, None]], 1), torch.cat(
+        [z[:, :2], (z[:, 2:] - shift) * torch.exp(-s), -s.sum(1, keepdim=True)], 1
+    )
+
+
+def mutual_information():
+    q, z = Normal(normals(35, 12, 2), normals(36, 12, 2) / 2), normals(37, 12, 2)
+    own = density(z, q.mean, q.log_std.exp())
+    all_of_them = density(z[:, None], q.mean[None], q.log_std.exp()[None]).mean(1)
+    found = variational.mutual_information(q, z)
+    n = 20  # posteriors far from each other: log N
+    apart = Normal(50.0 * torch.arange(n)[:, None].repeat(1, 2), torch.zeros(n, 2))
+    most = variational.mutual_information(apart, apart.mean + normals(38, n, 2))
+    return torch.tensor([found, most]), torch.stack([(own.log() - all_of_them.log()).mean(), torch.tensor(n).log()])
+
+
+def active_units():
+    means = normals(39, 200, 5) * torch.tensor([0.05, 0.09, 0.11, 0.2, 1.0])
+    count = (np.var(means.numpy(), axis=0, ddof=1) >= 0.01).sum()
+    return torch.tensor(variational.active_units(means)), torch.tensor(int(count))
+
+
+class Linear(torch.nn.Module):
+    """x → x W, for encoder and decoder."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.weight = torch.nn.Parameter(weight)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return x @ self.weight
+
+
+def vae(outputs: int = 6, **options) -> VAE:
+    networks = {"encoder": Linear(normals(40, 6, outputs) / 4), "decoder": Linear(normals(41, outputs // 2, 6))}
+    options = {"latent_dim": outputs // 2, "likelihood": "bernoulli", "binarize": True, **options}
+    return VAE(Points((6,)), VAEOptions(**options), networks=networks).eval()
+
+
+def bits_per_dim():
+    x = (normals(42, 40, 6) > 0).float() * 2 - 1
+    found = likelihood_of(vae(), x, None, 5, 0)
+    return torch.tensor(found["bits_per_dim"]), torch.tensor(found["iw_nll"] / (6 * math.log(2)))
+
+
+def nll():
+    """With a weight of its own for each of the samples: the estimate from its definition, on the same draws."""
+    family, x, k = vae(), (normals(43, 4, 6) > 0).float() * 2 - 1, 9
+    with torch.no_grad():
+        weights = torch.cat(list(family._log_weights(x, None, family.encoder(x), k, 7, 8)), 1)
+        found = variational.streamed_bound(family._log_weights(x, None, family.encoder(x), k, 7, 8))
+    return -found, -(weights.exp().mean(1)).log()
+
+
+def elbo():
+    """Both terms at the noise of the turn, with a prior of closed form."""
+    family, x = vae(), (normals(44, 5, 6) > 0).float() * 2 - 1
+    turn = Turn("autoencoder", 3, 0, {"reconstruction": 1.0, "kl": 1.0})
+    with torch.no_grad():
+        terms = family.losses(turn, {"a": x})
+        mean, h = family.encoder(x).chunk(2, 1)
+        std = torch.exp(5 * torch.tanh(h / 5))
+        z = mean + std * turn.normal("z", 5, 3, device=x.device)
+        pi, t = sig(family.decoder(z).double()), (x + 1) / 2
+    error = -(t * pi.log() + (1 - t) * (1 - pi).log()).sum(1)
+    kl = 0.5 * (std**2 + mean**2 - 1 - torch.log(std**2)).sum(1)
+    return torch.stack([terms["reconstruction"], terms["kl"]]), torch.stack([error, kl])
+
+
+def point():
+    family, x = vae(outputs=6, posterior="point", latent_dim=6), (normals(45, 5, 6) > 0).float() * 2 - 1
+    family.decoder = Linear(normals(46, 6, 6))
+    with torch.no_grad():
+        terms = family.losses(Turn("autoencoder", 0, 0, {"kl": 1.0}), {"a": x})
+        return terms["kl"], 0.5 * family.encoder(x).square().sum(1)
+
+
+def stored_scale():
+    family, x = vae(likelihood="gaussian", binarize=False), normals(47, 5, 6)
+    family.prepare(normals(48, 9, 6))
+    before, output = family.scale.clone(), normals(49, 5, 6)
+    best = family.likelihood(output, x).scale
+    return family.scale, 0.98 * before + 0.02 * best
+
+
+adv, var = "objectives.adversarial.", "objectives.variational."
+FORMULAS = {
+    adv + "relativistic_discriminator": lambda f: (f(REAL, FAKE), softplus(FAKE - REAL)),
+    adv + "relativistic_generator": lambda f: (f(REAL, FAKE), softplus(REAL - FAKE)),
+    adv + "nonsaturating_discriminator": lambda f: (f(REAL, FAKE), -sig(REAL).log() - (1 - sig(FAKE)).log()),
+    adv + "nonsaturating_generator": lambda f: (f(ZERO, FAKE), -sig(FAKE).log()),
+    adv + "hinge_discriminator": lambda f: (f(REAL, FAKE), (1 - REAL).clamp(0) + (1 + FAKE).clamp(0)),
+    adv + "linear_generator": lambda f: (f(ZERO, FAKE), -FAKE),
+    adv + "leastsquares_discriminator": lambda f: (f(REAL, FAKE), 0.5 * (REAL - 1) ** 2 + 0.5 * FAKE**2),
+    adv + "leastsquares_generator": lambda f: (f(ZERO, FAKE), 0.5 * (FAKE - 1) ** 2),
+    adv + "wasserstein_discriminator": lambda f: (f(REAL, FAKE), FAKE - REAL),
+    adv + "squared_slope": lambda f: (f(Quadratic(), X[:, 0, 0, :2]), slope(X[:, 0, 0, :2]).square().sum(1)),
+    adv + "squared_difference": lambda _: difference(),
+    adv + "unit_slope": lambda _: gradient_penalty(),
+    "families.gan.GAN._penalty": lambda _: r1(),
+    "families.gan.GAN._measure_gap": lambda _: gap(),
+    "families.gan.GAN.after_step": lambda _: adaptive(),
+    "families.gan.GAN.score": lambda _: score(),
+    "families.vae.VAE.losses": lambda _: elbo(),
+    "families.vae.VAE.explain": lambda _: point(),
+    "families.vae.VAE.likelihood": lambda _: stored_scale(),
+    "families.vae.VAE.nll": lambda _: nll(),
+    var + "Normal.kl": lambda _: (
+        Q.kl(PRIOR),
+        0.5 * ((SIGMA_Q**2 + (Q.mean - PRIOR.mean) ** 2) / SIGMA_P**2 - 1 - torch.log(SIGMA_Q**2 / SIGMA_P**2)),
+    ),
+    var + "kl_term": lambda f: (
+        torch.stack([f(KL, free_bits=0.9), f(KL, target=2.0), f(KL, free_bits=0.9, target=2.0)]),
+        torch.stack([KL.mean(0).clamp(0.9).sum(), *[(KL.sum(1).mean() - 2.0).abs()] * 2]),
+    ),
+    var + "importance_bound": lambda f: (f(LOG_W), LOG_W.exp().mean(1).log()),
+    var + "doubly_reparameterized": lambda _: dreg(),
+    var + "active_units": lambda _: active_units(),
+    var + "mutual_information": lambda _: mutual_information(),
+    "objectives.likelihoods.Bernoulli.log_prob": lambda _: bernoulli(),
+    "objectives.likelihoods.Gaussian.log_prob": lambda _: gaussian(),
+    "objectives.likelihoods.Gaussian.optimal_scale": lambda _: best_sigma(),
+    "objectives.likelihoods.Laplace.log_prob": lambda _: laplace(),
+    "objectives.likelihoods.Laplace.optimal_scale": lambda _: (
+        likelihood("laplace", MEAN).optimal_scale(X),
+        (X - MEAN).abs().sum() / (len(X) * P),
+    ),
+    "objectives.likelihoods.DiscretizedLogistic.log_prob": lambda _: logistic(),
+    "optim.term_weight": lambda _: annealing(),
+    "nets.ladder.Layer.posterior": lambda _: ladder_posterior(),
+    "nets.priors.StandardNormal.log_prob": lambda _: (
+        PRIORS["normal"](3, (3,)).log_prob(Q.mean, None),
+        density(Q.mean, torch.zeros(3), torch.ones(3)).log(),
+    ),
+    "nets.priors.Mixture.log_prob": lambda _: mixture_prior("mixture", normals(50, 4, 3), normals(51, 4, 3) / 2),
+    "nets.priors.Vamp.components": lambda _: mixture_prior("vamp", normals(52, 4, 3), normals(53, 4, 3) / 2),
+    "nets.priors.Flow.log_prob": lambda _: flow(),
+    "nets.priors.Coupling.to_noise": lambda _: coupling(),
+    "evaluation.likelihood_of": lambda _: bits_per_dim(),
+}
+
+
+@pytest.mark.parametrize("path", FORMULAS)
+def test_the_formula_is_what_the_code_computes(path):
+    assert path in paths(TEXT["families"]), "the document no longer prints it"
+    module, _, name = path.rpartition(".")
+    function = getattr(adversarial if "adversarial" in module else variational, name, None)
+    found, expected = (v.detach().double() for v in FORMULAS[path](function))
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, rtol=2e-4, atol=2e-5), (found, expected)
