@@ -282,7 +282,7 @@ MISTAKES = [
     (["sample", "/no/run", "--out", "x.npy"], 2, "no run"),
     (["sample", "RUN", "-n", "0", "--out", "x.npy"], 2, "at least 1"),
     (["sample", "RUN", "--label", "eleven", "--out", "x.npy"], 2, "no label 'eleven'"),
-    (["sample", "RUN", "--out", "x.png"], 2, "a folder"),
+    (["sample", "RUN", "--out", "x.jpg"], 2, "a folder"),
     (["encode", "RUN", "builtin:digits", "--out", "codes.txt"], 2, ".npy"),
     (["interpolate", "RUN", "--from", "a.png", "--out", "x.gif"], 2, "both"),
     (["evaluate"], 2, "--samples"),
@@ -315,9 +315,10 @@ def test_a_damaged_model_is_one_sentence(trained, tmp_path, capsys):
 
 
 def test_imports_point_one_way():
-    """{modalities, nets, objectives} ← families ← loop ← model ← api ← {output, cli}; nobody imports upwards."""
+    """{modalities, nets, objectives} ← families ← loop ← model ← api ← {output, cli}: nobody imports upwards."""
     order = ["errors progress", "config", "modalities nets objectives data metrics precision run",
-             "families recipes health", "evaluation posthoc optim", "loop", "model", "api", "output", "cli"]  # fmt: skip
+             "families recipes health", "evaluation posthoc optim", "loop", "model", "api", "output",
+             "cli"]  # fmt: skip
     level = {name: i for i, names in enumerate(order) for name in names.split()}
     for path in SOURCE.rglob("*.py"):
         here = path.relative_to(SOURCE).with_suffix("").parts[0]

@@ -20,6 +20,7 @@ from torch.distributions import Laplace as TorchLaplace
 from torch.distributions import Normal as TorchNormal
 
 from morphogen.config import TermConfig
+from morphogen.errors import UsageError
 from morphogen.families.base import Turn
 from morphogen.families.vae import VAE, VAEOptions
 from morphogen.health import warnings
@@ -248,6 +249,7 @@ def test_collapse_is_named_in_words():
     healthy = {"kl": 20.0, "mutual_information": 6.0, "active_units": 10.0}
     assert warnings(healthy) == []
     assert warnings({"nelbo": 1.0, "kl": 0.0}) == []  # an autoencoder
+    assert warnings({"kl": 30.0, "top_mutual_information": 0.1, "active_units": 40.0}) == []  # a ladder's lower layers
     (said,) = warnings({"kl": 0.01, "mutual_information": 0.01, "active_units": 0.0})
     assert "posterior collapse" in said
     assert "terms.kl.weight" in said
@@ -389,6 +391,19 @@ def test_a_point_posterior_has_no_randomness_and_half_the_squared_code_as_its_kl
     one, two = (family.explain(encoded, None, torch.randn(3, 4)) for _ in range(2))
     assert torch.equal(one.output, two.output)
     assert torch.allclose(one.kl.sum(1), 0.5 * one.code.square().sum(1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"likelihood": "bernoulli"}, {"free_bits": 0.1, "target_kl": 5.0}, {"dreg": True, "ladder": True},
+     {"posterior": "point", "prior": {"kind": "flow"}}, {"prior": {"kind": "gmm"}}, {"encoder": {"kind": "ladder"}}],
+)  # fmt: skip
+def test_options_that_do_not_go_together_are_refused(options):
+    with pytest.raises(UsageError):
+        if options.get("likelihood"):
+            VAE(Points((2,)), VAEOptions(encoder={"kind": "dense"}, decoder={"kind": "dense"}, **options))
+        else:
+            image_vae(**options)
 
 
 def test_binarize_draws_black_or_white_with_the_grey_levels_probabilities():

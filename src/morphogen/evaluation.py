@@ -143,7 +143,11 @@ def likelihood_lines(result: dict[str, Any]) -> list[str]:
             text += f", −log p(x) {found['iw_nll']:.5g} ± {found['iw_nll_error']:.2g} ({found['samples']} samples)"
             bits = found.get("bits_per_dim")
             text += f", {bits:.4g} bits/dim" if bits else ""
-            text += f"; mutual information {found['mutual_information']:.3g}"
+            known = {
+                "mutual_information": "mutual information",
+                "top_mutual_information": "the top's mutual information",
+            }
+            text += "".join(f"; {words} {found[key]:.3g} nats" for key, words in known.items() if key in found)
         lines += [f"{text}; {found['active_units']:.0f} of {found['latent_dim']} units active", *found["warnings"]]
     if "priors" in result:
         scores = ", ".join(f"{name} FID {v['fid']:.3g}" for name, v in result["priors"].items())

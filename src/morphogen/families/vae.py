@@ -98,7 +98,7 @@ class VAE(Family):
         super().__init__(modality, options, classes, augment)
         own, space, top = networks or {}, modality.space, options.latent_dim
         self.density = LIKELIHOODS[options.likelihood]
-        _check_kinds(options)
+        _check_kinds(options, len(space))
         wide = (self.density.outputs(space[0], options.components), *space[1:])
         outputs = top if options.posterior == "point" else 2 * top
         self.encoder = own.get("encoder") or build_network(
@@ -206,7 +206,10 @@ class VAE(Family):
         return terms
 
     def _importance_term(self, turn: Turn, encoded: Any, x: Tensor, y: Tensor | None) -> Tensor:
-        """−(the importance-weighted bound) (B,) with K samples of each item."""
+        """−(the importance-weighted bound) (B,) with K samples of each item.
+
+        An optimal scale is here that of the samples as they come, not as they are weighted.
+        """
         count = self.options.importance_samples
         noise = turn.normal("iwae", count * len(x), self.latent_dim, device=x.device)
         found = self.explain(_repeated(encoded, count), _repeated(y, count), noise, detached=self.options.dreg)
@@ -271,7 +274,7 @@ class VAE(Family):
     @torch.no_grad()
     def measure(self, x: Tensor, y: Tensor | None, seed: int) -> dict[str, float]:
         """Of items x (N, *space), by one sample each: nelbo = reconstruction + kl in nats, active units, mutual
-        information of the top layer; the KL by unit under 'kl/0', 'kl/1', …"""
+        information (of a ladder's top layer only); the KL by unit under 'kl/0', 'kl/1', …"""
         found, posteriors, tops, reconstruction = [], [], [], []
         for start in range(0, len(x), CHUNK):
             part, label = x[start : start + CHUNK], None if y is None else y[start : start + CHUNK]
@@ -290,14 +293,23 @@ class VAE(Family):
         scores["active_units"] = float(active_units(torch.cat(posteriors)))
         if not point:
             q = Normal(torch.cat([t.mean for t, _ in tops]), torch.cat([t.log_std for t, _ in tops]))
-            scores["mutual_information"] = mutual_information(q, torch.cat([z for _, z in tops]))
+            name = "top_mutual_information" if isinstance(self.decoder, LadderDecoder) else "mutual_information"
+            scores[name] = mutual_information(q, torch.cat([z for _, z in tops]))
         if len(units) > 1:
             scores |= {f"kl/{k}": float(v) for k, v in enumerate(units)}
         return scores
 
 
-def _check_kinds(options: VAEOptions) -> None:
-    """A ladder needs both of its halves; some options need each other."""
+def _check_kinds(options: VAEOptions, rank: int) -> None:
+    """UsageError for options that do not go together, or not with a space of `rank` numbers."""
+    if rank != 3 and LIKELIHOODS[options.likelihood].discrete:
+        raise UsageError(
+            f"The likelihood '{options.likelihood}' is for images; set model.likelihood=gaussian or laplace."
+        )
+    if options.target_kl is not None and options.free_bits:
+        raise UsageError("model.target_kl and model.free_bits both steer the KL; set one of them.")
+    if options.posterior == "point" and options.prior.get("kind", "normal") != "normal":
+        raise UsageError("With model.posterior=point no prior is trained along; leave model.prior out.")
     kinds = [options.encoder.get("kind", "conv"), options.decoder.get("kind", "conv")]
     if kinds.count("ladder") == 1:
         raise UsageError("A ladder has two halves: set model.encoder.kind=ladder and model.decoder.kind=ladder.")
