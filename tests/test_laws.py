@@ -28,7 +28,18 @@ OPTIONS = {
                            "binarize": True, "prior": {"kind": "vamp", "components": 6}, "dreg": True}},
 }  # fmt: skip
 """family, and what sets it apart, → modality → its options."""
+CRITICS = {"critic_a": {"width": 8}, "critic_b": {"width": 8}}
+OPTIONS["cycle_gan"] = {
+    "image": {"to_a": CONV, "to_b": {**CONV, "features": 16}, "critic_a": {**CONV, "features": 16}},
+    "points": {f"{role}_{side}": {"kind": "dense"} for role in ("to", "critic") for side in "ab"},
+}
+TWO_DOMAINS = {
+    "cycle_gan two": {"image": {"to_a": {"width": 8, "blocks": 1}, "to_b": {"kind": "unet", "width": 8}, **CRITICS}},
+}
+OTHERS = {(1, 28, 28): (1, 28, 28), (3, 16, 24): (1, 12, 12), (1, 8, 8): (1, 8, 8), (3, 30, 17): (3, 30, 17)}
+"""the space of the first domain → that of the second."""
 MEMBERS = [(f, m, s, k) for f in OPTIONS for m in OPTIONS[f] for s in SPACES[m] for k in (0, 3)]
+ALL_MEMBERS = MEMBERS + [(f, "image", s, 0) for f in TWO_DOMAINS for s in SPACES["image"]]
 
 
 def test_every_family_and_modality_is_here():
@@ -37,9 +48,10 @@ def test_every_family_and_modality_is_here():
 
 
 def make(family: str, modality: str, space: tuple[int, ...], classes: int, seed: int = 0, **options):
+    other = {"modality": "image", "space": list(OTHERS[space])} if family in TWO_DOMAINS else {}
     description = Description(
-        family=family.split()[0], modality=modality, space=list(space),
-        options={"latent_dim": 4, **OPTIONS[family][modality], **options},
+        family=family.split()[0], modality=modality, space=list(space), other=other,
+        options={"latent_dim": 4, **(OPTIONS | TWO_DOMAINS)[family][modality], **options},
         classes=[str(k) for k in range(classes)], label="label" if classes else None, label_counts=[1] * classes,
     )  # fmt: skip
     augment = AugmentConfig(mode="fixed", probability=0.5)
@@ -52,11 +64,19 @@ def a_batch(family, space, classes, size=6):
     batch = {"a": x, "heldout": x.flip(0)}
     if classes:
         batch["label"] = batch["heldout_label"] = torch.arange(size) % classes
-    family.prepare(x)
+    if family.other is not None:
+        batch["b"] = torch.rand(size, *family.other.space, generator=generator) * 2 - 1
+    family.prepare(x, batch.get("b"))
     return batch
 
 
-@pytest.mark.parametrize(("name", "modality", "space", "classes"), MEMBERS)
+def expected_terms(family, player) -> set[str]:
+    """All terms of the player; identity only where the two domains have one space."""
+    same = family.other is not None and family.other.space == family.modality.space
+    return {term for term in family.terms[player] if same or not term.startswith("identity")}
+
+
+@pytest.mark.parametrize(("name", "modality", "space", "classes"), ALL_MEMBERS)
 def test_terms_and_gradient_ownership(name, modality, space, classes):
     family, _ = make(name, modality, space, classes)
     batch, cache = a_batch(family, space, classes), {}
@@ -65,7 +85,7 @@ def test_terms_and_gradient_ownership(name, modality, space, classes):
             module.requires_grad_(module_name in owned)
         weights = {term: 1.0 for names in family.terms.values() for term in names}
         terms = family.losses(Turn(player, 0, 0, weights, cache=cache), batch)
-        assert terms.keys() == set(family.terms[player])
+        assert terms.keys() == expected_terms(family, player)
         for term in terms.values():
             assert term.shape in ((len(batch["a"]),), ())
             assert torch.isfinite(term).all()
@@ -81,7 +101,7 @@ def test_terms_and_gradient_ownership(name, modality, space, classes):
         family.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize(("name", "modality", "space", "classes"), MEMBERS)
+@pytest.mark.parametrize(("name", "modality", "space", "classes"), ALL_MEMBERS)
 def test_save_and_load_are_bit_equal(tmp_path, name, modality, space, classes):
     family, description = make(name, modality, space, classes)
     a_batch(family, space, classes)
@@ -89,7 +109,12 @@ def test_save_and_load_are_bit_equal(tmp_path, name, modality, space, classes):
     again = load(tmp_path)
     for key, value in family.state_dict().items():
         assert torch.equal(value, again.family.state_dict()[key]), key
-    assert (Model(family, description).sample(5, 3) == again.sample(5, 3)).all()
+    if family.other is None:
+        assert (Model(family, description).sample(5, 3) == again.sample(5, 3)).all()
+    else:
+        items = torch.randint(0, 256, (3, *space), dtype=torch.uint8).numpy()
+        items = family.modality.array(items)
+        assert (Model(family, description).translate(items, "b") == again.translate(items, "b")).all()
 
 
 @pytest.mark.parametrize(("name", "modality", "space", "classes"), MEMBERS)

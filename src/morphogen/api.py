@@ -20,6 +20,7 @@ from torch import nn
 from morphogen.config import (
     SAFE_TO_CHANGE,
     Config,
+    DataConfig,
     apply_settings,
     changed_keys,
     dump_yaml,
@@ -29,12 +30,22 @@ from morphogen.config import (
 )
 from morphogen.data import BadItem, Dataset, open_source, prepare, split
 from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA
-from morphogen.data.images import parse_size
+from morphogen.data.images import fit_image, parse_size, to_channels
 from morphogen.errors import MorphogenError, UsageError
-from morphogen.evaluation import HeldoutScore, evaluate_items, likelihood_of
+from morphogen.evaluation import HeldoutScore, TranslationScore, evaluate_items, likelihood_of
 from morphogen.families import Family
 from morphogen.families.vae import VAE
-from morphogen.loop import ENOUGH_FOR_FID, Display, Items, Silence, Trainer, spaced, steps_for_minutes
+from morphogen.loop import (
+    ENOUGH_FOR_FID,
+    Display,
+    Items,
+    Silence,
+    Trainer,
+    modality_of,
+    spaced,
+    steps_for_minutes,
+    translate_raw,
+)
 from morphogen.metrics.extractors import choose_extractor
 from morphogen.metrics.toy import mixture_modes
 from morphogen.modalities.codes import codes_of
@@ -44,14 +55,16 @@ from morphogen.precision import choose
 from morphogen.recipes import RECIPES
 from morphogen.run import RunFolder, model_folder, read_json, write_json, write_text
 
+AUTO = "auto"  # the extractor that fits the data
+NOISE = "builtin:noise"  # the second domain that is drawn anew at each step
 FITTED = 30_000  # items whose codes a post-hoc prior is fitted to
 MOST_ATTRIBUTES = 1000  # values of a label of which the model learns where they lie
 
 
 @dataclass
 class Data:
-    """What a training draws on: the training and the held-out items, the labels that condition the model, and the
-    model in whose latent space another one works."""
+    """What a training draws on: the training and the held-out items, the labels that condition the model, the model in
+    whose latent space another one works, and the second domain."""
 
     train: Dataset
     heldout: Dataset
@@ -59,6 +72,7 @@ class Data:
     classes: list[str]
     split: str
     codec: Model | None = None
+    other: Data | None = None
 
     def evaluation_label(self) -> str | None:
         """The attribute an in-domain classifier may learn, whether or not it conditions the model."""
@@ -98,6 +112,8 @@ def resolve_config(recipe: str, settings: Sequence[str] = (), **given: Any) -> C
             raise UsageError(f"The section '{section}' of {recipe} is no mapping of keys to values.")
     if given.get("data"):
         values["data"]["source"] = given["data"]
+    if given.get("data_b"):
+        values["data_b"] = (values.get("data_b") or {}) | {"source": given["data_b"]}
     lengths = {name: given[name] for name in ("steps", "minutes") if given.get(name) is not None}
     if len(lengths) > 1:
         raise UsageError("Give --steps or --minutes, not both.")
@@ -109,7 +125,15 @@ def resolve_config(recipe: str, settings: Sequence[str] = (), **given: Any) -> C
 
 def load_data(config: Config) -> Data:
     """Read, fit and split the items that the config names; unreadable ones are listed in `.train.skipped`."""
-    d = config.data
+    data = _domain(config.data, config.train.seed)
+    data.codec = load_codec(config, data.train.item_shape)
+    if config.data_b is not None and config.data_b.source != NOISE:
+        data.other = _domain(config.data_b, config.train.seed)
+    return data
+
+
+def _domain(d: DataConfig, seed: int) -> Data:
+    """The items of one domain."""
     source = open_source(d.source, label_pattern=d.label_pattern)
     dataset = prepare(source, size=parse_size(d.size), fit=d.fit, channels=d.channels, max_bad=d.max_bad)
     classes = _classes(dataset, d.label)
@@ -119,10 +143,10 @@ def load_data(config: Config) -> Data:
         if d.label is not None:
             heldout = _of_known_classes(heldout, d.label, classes)
     else:
-        train, heldout = split(dataset, d.heldout_fraction, config.train.seed, label=d.label)
-        how = f"seeded split of {d.source}, {100 * d.heldout_fraction:g} % held out, seed {config.train.seed}"
+        train, heldout = split(dataset, d.heldout_fraction, seed, label=d.label)
+        how = f"seeded split of {d.source}, {100 * d.heldout_fraction:g} % held out, seed {seed}"
     train.skipped = dataset.skipped + (heldout.skipped if d.heldout else [])
-    return Data(train, heldout, d.label, classes, how, load_codec(config, dataset.item_shape))
+    return Data(train, heldout, d.label, classes, how)
 
 
 def load_codec(config: Config, item_shape: tuple[int, ...]) -> Model | None:
@@ -191,8 +215,17 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
     return Description(
         family=config.family, modality=modality, space=space, options=config.model, modality_options=options,
         label=data.label if data.classes else None, classes=data.classes, label_counts=counts,
-        sample=config.sample.model_dump(mode="json"), own_networks=sorted(networks or {}),
+        sample=config.sample.model_dump(mode="json"), own_networks=sorted(networks or {}), other=_other(data),
     )  # fmt: skip
+
+
+def _other(data: Data) -> dict[str, Any]:
+    """What a description says of the second domain; empty where there is none."""
+    if data.other is None:
+        return {}
+    if data.train.space == "points" or data.other.train.space == "points":
+        raise UsageError("Two domains must both hold images; vectors have no translators.")
+    return {"modality": "image", "space": list(data.other.train.item_shape)}
 
 
 def check_terms(config: Config, family: Family) -> None:
@@ -214,6 +247,7 @@ def check_terms(config: Config, family: Family) -> None:
 def train(
     recipe: str = "gan-image",
     data: str | None = None,
+    data_b: str | None = None,
     *,
     out: str | Path | None = None,
     settings: Sequence[str] = (),
@@ -227,12 +261,13 @@ def train(
     """Train a model into the run folder `out`, or go on with the training that is there.
 
     recipe: a name of `morphogen recipes` or a YAML file.  data: SRC (a folder, an IDX folder, .npy, builtin:NAME, …).
+    data_b: SRC of the second domain, for recipes with two.
     settings: 'a.b=c' as with --set.  steps, minutes: how long.  init: a run whose weights to start from.
     networks: own modules by role, as {'generator': module}; their calls are those of `morphogen.nets.roles`.
     Raises UsageError for wrong options, MorphogenError for bad data or divergence, Stopped after Ctrl-C or SIGTERM.
     """
     display = display or Silence()
-    config = resolve_config(recipe, settings, data=data, steps=steps, minutes=minutes)
+    config = resolve_config(recipe, settings, data=data, data_b=data_b, steps=steps, minutes=minutes)
     folder = RunFolder(out or Path("runs") / (config.recipe or Path(recipe).stem))
     going_on = folder.exists()
     if going_on:
@@ -250,7 +285,9 @@ def train(
     facts = data_facts(items)
     check_facts(folder, facts, going_on)
     extractor = extractor_for(config.evaluate.extractor, items, display)
-    scorer = HeldoutScore(extractor, items.heldout.data)
+    scorer: Any = HeldoutScore(extractor, items.heldout.data)
+    if items.other is not None:
+        scorer = TranslationScore(scorer, HeldoutScore(extractor_for(AUTO, items.other), items.other.heldout.data))
     folder.create()
     folder.write_skipped(items.train.skipped)
     if config.train.tensorboard:
@@ -264,8 +301,9 @@ def train(
 
     def trainer(network_family: Family) -> Trainer:
         return Trainer(
-            config, network_family, items.train, items.heldout, items.classes, folder, precision, scorer, save, display
-        )
+            config, network_family, items.train, items.heldout, items.classes, folder, precision, scorer, save, display,
+            None if items.other is None else (items.other.train, items.other.heldout),
+        )  # fmt: skip
 
     if config.train.steps is None:
         config.train.steps = decide_steps(config, len(items.train), lambda: trainer(copy.deepcopy(family)))
@@ -311,6 +349,7 @@ def provenance(config: Config, data: Data) -> dict[str, Any]:
         "recipe": config.recipe, "data": config.data.source, "split": data.split, "items": len(data.train),
         "heldout": len(data.heldout), "seed": config.train.seed, "steps": config.train.steps,
         "data_config": config.data.model_dump(mode="json"), "extractor": config.evaluate.extractor,
+        "data_b": config.data_b and config.data_b.model_dump(mode="json"),
     }  # fmt: skip
 
 
@@ -319,6 +358,7 @@ def data_facts(data: Data) -> dict[str, Any]:
     return {
         "fingerprint": data.train.fingerprint(), "heldout_fingerprint": data.heldout.fingerprint(),
         "space": list(data.train.item_shape), "classes": data.classes,
+        **({} if data.other is None else {"other": data_facts(data.other)}),
     }  # fmt: skip
 
 
@@ -422,7 +462,9 @@ def evaluate_model(
     display: Display | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores of `count` samples of a model against held-out data, with the row of real data beside; of a VAE also the
-    likelihood of `likelihood` = (items, importance samples of each)."""
+    likelihood of `likelihood` = (items, importance samples of each); of two domains those of their translations."""
+    if data.other is not None:
+        return evaluate_translations(model, data, data.other, extractor, count, seed)
     samples = model.modality.raw(model.sample(count, seed))
     result = evaluate_items(samples, data.train.data, data.heldout.data, extractor, seed=seed, split=data.split)
     add_modes(result, samples, data.train.spec)
@@ -434,6 +476,34 @@ def evaluate_model(
         progress = None if display is None else display.note
         result["likelihood"] = likelihood_of(model.family, model.modality.encode(raw), y, likelihood[1], seed, progress)
     return result
+
+
+def evaluate_translations(
+    model: Model, a: Data, b: Data, extractor: Any, count: int, seed: int = 1
+) -> dict[str, Any]:  # fmt: skip
+    """Scores of the translations of held-out items in both directions, each against the held-out items of the domain
+    that they were brought to. The result is that of a → b, with that of b → a under 'back'."""
+    results = {}
+    for there, here, to, features in ((b, a, "b", None), (a, b, "a", extractor)):
+        features = features or extractor_for(AUTO, there)
+        raw = here.heldout.data[spaced(len(here.heldout), count)]
+        made = translate_raw(model.family, torch.from_numpy(np.ascontiguousarray(raw)), to)
+        results[to] = evaluate_items(made, there.train.data, there.heldout.data, features, seed=seed, split=there.split)
+        results[to]["rows"]["not translated"] = untranslated(raw, made.shape[1:], there, features, seed)
+    results["b"]["back"] = results["a"]
+    cycle = model.family.measure(
+        model.modality.encode(torch.from_numpy(a.heldout.data[spaced(len(a.heldout), 1000)])), None, 0
+    )
+    results["b"]["cycle"] = cycle
+    return results["b"]
+
+
+def untranslated(raw: np.ndarray, shape: tuple[int, ...], there: Data, extractor: Any, seed: int) -> dict[str, Any]:
+    """The row of the source's own items, only fitted to the target's shape: what a translation must beat."""
+    size = shape[1], shape[2]
+    fitted = [fit_image(to_channels(x.transpose(1, 2, 0), shape[0]), size, "stretch") for x in raw]
+    items = np.stack(fitted).transpose(0, 3, 1, 2)
+    return evaluate_items(items, there.train.data, there.heldout.data, extractor, seed=seed)["rows"]["samples"]
 
 
 def add_modes(result: dict[str, Any], samples: np.ndarray, spec: str) -> None:
@@ -501,7 +571,7 @@ def _evaluate_run(
     likelihood: tuple[int, int], display: Display | None,
 ) -> dict[str, Any]:  # fmt: skip
     training = model.description.training
-    config = Config(data=training["data_config"])
+    config = Config(data=training["data_config"], data_b=training.get("data_b"))
     if data is not None and data != config.data.source:
         config.data.heldout = None
     config = _data_config(config, data, heldout, training.get("seed", seed))
@@ -517,11 +587,15 @@ def _evaluate_run(
     return result
 
 
-def read_for(model: Model, spec: str) -> Dataset:
-    """The items of SRC as the model takes them; unreadable ones are in `.skipped`."""
-    config = model.description.training.get("data_config", {})
+def read_for(model: Model, spec: str, domain: str = "a") -> Dataset:
+    """The items of SRC as the model takes them, in domain 'a' or 'b'; unreadable ones are in `.skipped`."""
+    config = model.description.training.get("data_config" if domain == "a" else "data_b") or {}
     return _fitted(
-        spec, model.modality.item_space, config.get("fit", "crop"), config.get("label_pattern"), strict=False
+        spec,
+        modality_of(model.family, domain).item_space,
+        config.get("fit", "crop"),
+        config.get("label_pattern"),
+        strict=False,
     )
 
 

@@ -52,6 +52,7 @@ def options(
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE.yaml", help="`morphogen recipes` lists them")],
     data: Annotated[str | None, typer.Option("--data", help="SRC to train on")] = None,
+    data_b: Annotated[str | None, typer.Option("--data-b", help="SRC of the second domain")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="the run folder; runs/RECIPE by default")] = None,
     init: Annotated[str | None, typer.Option("--init", help="start from this run's weights")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="a.b=c, any key of the config")] = None,
@@ -65,14 +66,14 @@ def train(
     from morphogen.progress import TerminalDisplay
 
     settings = setting or []
-    config = api.resolve_config(recipe, settings, data=data, steps=steps, minutes=minutes)
+    config = api.resolve_config(recipe, settings, data=data, data_b=data_b, steps=steps, minutes=minutes)
     if dry_run:
         _dry_run(config)
         return
     with TerminalDisplay(config.train.batch_size) as terminal:
         out = out or Path("runs") / (config.recipe or Path(recipe).stem)
         run = api.train(
-            recipe, data, out=out, settings=settings, steps=steps, minutes=minutes, init=init, display=terminal,
+            recipe, data, data_b, out=out, settings=settings, steps=steps, minutes=minutes, init=init, display=terminal,
             command=shlex.join(["morphogen", *[a for a in sys.argv[1:] if a != "--debug"]]),
         )  # fmt: skip
     _print(table(run.evaluation))
@@ -140,6 +141,29 @@ def reconstruct(
     require_all(items, out)
     array = model.modality.array(items.data)
     write_items(model, model.reconstruct(array, labels_for(model, items, label), seed, moves), out, items.names)
+
+
+@app.command()
+def translate(
+    run: RunArgument, source: SourceArgument, out: OutOption,
+    to: Annotated[str, typer.Option("--to", help="the domain to go to: a or b")],
+    seed: SeedOption = 0,
+) -> None:  # fmt: skip
+    """Bring the items of one domain to another."""
+    from morphogen.api import read_for
+    from morphogen.loop import modality_of
+    from morphogen.model import load
+    from morphogen.output import check_out, require_all, write_items
+
+    check_out(out)
+    model = load(run)
+    if to not in ("a", "b") or model.family.other is None:
+        raise UsageError(f"This model cannot translate to '{to}'; a model of two data sets has the domains a and b.")
+    here = "a" if to == "b" else "b"
+    items = read_for(model, source, here)
+    require_all(items, out)
+    made = model.translate(modality_of(model.family, here).array(items.data), to)
+    write_items(model, made, out, items.names, modality_of(model.family, to))
 
 
 @app.command()

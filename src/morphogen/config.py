@@ -163,6 +163,7 @@ class Config(Section):
     modality: str = "image"
     codec: str | None = Field(default=None, description="RUN of a VAE in whose latent space this model works")
     data: DataConfig = DataConfig()
+    data_b: DataConfig | None = Field(default=None, description="the second domain; builtin:noise for fresh noise")
     model: dict[str, Any] = Field(default_factory=dict, description="the family's own options")
     terms: dict[str, TermConfig] = {}
     players: dict[str, PlayerConfig] = {}

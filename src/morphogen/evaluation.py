@@ -155,6 +155,17 @@ def likelihood_lines(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+class TranslationScore:
+    """`HeldoutScore` for two domains: translations are compared with the held-out items of the domain they went to."""
+
+    def __init__(self, a: HeldoutScore, b: HeldoutScore):
+        self.of = {"a": a, "b": b}
+
+    def __call__(self, items: np.ndarray, to: str) -> dict[str, float]:
+        """{"fid", "kid"} of items (N, …) in domain `to`."""
+        return self.of[to](items)
+
+
 def _row(items: np.ndarray, reference: np.ndarray, extractor: Extractor, seed: int) -> dict[str, Any]:
     features = extractor.features(items)
     row: dict[str, Any] = {}

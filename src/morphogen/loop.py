@@ -101,6 +101,19 @@ def sample_raw(
     return np.concatenate([modality.decode(x) for x in family.items_of(codes, labels)])
 
 
+def modality_of(family: Family, domain: str) -> Any:
+    """The modality of domain 'a' or 'b'."""
+    return family.modality if domain == "a" else family.other
+
+
+@torch.no_grad()
+def translate_raw(family: Family, raw: Tensor, to: str) -> np.ndarray:
+    """Raw items (N, *item) of one domain → raw items of domain `to`, 'a' or 'b'."""
+    before, after = (modality_of(family, d) for d in ("ab" if to == "b" else "ba"))
+    parts = [family.translate(before.encode(part.to(family.device)), to) for part in raw.split(CHUNK)]
+    return np.concatenate([after.decode(part) for part in parts])
+
+
 def frequent_labels(counts: list[int], count: int, seed: int) -> Tensor:
     """Labels (count,) drawn with the training frequencies, by seed."""
     weights = torch.tensor(counts, dtype=torch.float64)
@@ -114,14 +127,17 @@ def frequent_labels(counts: list[int], count: int, seed: int) -> Tensor:
 class Trainer:
     """The state of one training and the way it moves.
 
-    scorer: raw samples (N, *item) → {'fid': …, 'kid': …}, lower better, for the choice of the best model.
+    scorer: raw samples (N, *item) → {'fid': …, 'kid': …}, lower better, for the choice of the best model; of two domains
+        (translations, the domain they went to) → the same.
+    other: training and held-out items of a second domain.
     save_model: (family in evaluation mode, step, scores) writes RUN/model.
     """
 
     def __init__(
         self, config: Config, family: Family, train: Dataset, heldout: Dataset, classes: list[str],
-        folder: RunFolder, precision: Precision, scorer: Callable[[np.ndarray], dict[str, float]],
+        folder: RunFolder, precision: Precision, scorer: Callable[..., dict[str, float]],
         save_model: Callable[[Family, int, dict[str, float]], None], display: Display | None = None,
+        other: tuple[Dataset, Dataset] | None = None,
     ):  # fmt: skip
         self.config, self.folder, self.precision = config, folder, precision
         self.scorer, self.save_model, self.display = scorer, save_model, display or Silence()
@@ -130,11 +146,19 @@ class Trainer:
         label = config.data.label if classes else None
         self.items = Items(train, label, classes, precision.device, self.modality)
         self.heldout = Items(heldout, label, classes, precision.device, self.modality)
+        self.other: tuple[Items, Items] | None = None
+        if other is not None:
+            train_b, heldout_b = (Items(d, None, [], precision.device, family.other) for d in other)
+            self.other = train_b, heldout_b
         labels = self.items.labels
         few = family.criterion == "fid" and len(self.heldout) < ENOUGH_FOR_FID
         self.criterion = "kid" if few else family.criterion
         self.label_counts = [] if labels is None else torch.bincount(labels, minlength=len(classes)).tolist()
-        self.family.prepare(self.modality.encode(self.items.take(spaced(len(self.items), 2000))[0]))
+        seen = self.modality.encode(self.items.take(spaced(len(self.items), 2000))[0])
+        seen_b = None
+        if self.other is not None:
+            seen_b = family.other.encode(self.other[0].take(spaced(len(self.other[0]), 2000))[0])
+        self.family.prepare(seen, seen_b)
         self.parameters = {p: [w for m in names for w in getattr(family, m).parameters()] for p, names in
                            family.players.items()}  # fmt: skip
         self.optimizers = {p: optimizer(self.parameters[p], config.players[p]) for p in family.players}
@@ -203,6 +227,10 @@ class Trainer:
             batch[name] = self.modality.encode(raw)
             if y is not None:
                 batch[label] = y
+        if self.other is not None:
+            items = self.other[0]
+            index = batch_indices(len(items), train.batch_size, train.seed + 2, step * repeats + repeat)
+            batch["b"] = self.family.other.encode(items.take(index)[0])
         return batch
 
     # ---- the run --------------------------------------------------------------------------------------------------
@@ -269,6 +297,8 @@ class Trainer:
     def measure(self) -> dict[str, float]:
         """The scores of the averaged model: of its samples, and the family's own of held-out items; none when a
         sample is not finite."""
+        if self.other is not None:
+            return self._measure_translations()
         count, seed = self.config.evaluate.samples, self.config.train.seed
         labels = frequent_labels(self.label_counts, count, seed) if self.label_counts else None
         items = sample_raw(self.shown, self.modality, count, seed, labels)
@@ -277,14 +307,41 @@ class Trainer:
         raw, y = self.heldout.take(spaced(len(self.heldout), MEASURED))
         return self.scorer(items) | self.shown.measure(self.modality.encode(raw), y, seed)
 
+    def _measure_translations(self) -> dict[str, float]:
+        """The scores of translations of held-out items, of each direction and on average, and the family's own."""
+        assert self.other is not None
+        raw = {side: items.take(spaced(len(items), self.config.evaluate.samples))[0]
+               for side, items in (("a", self.heldout), ("b", self.other[1]))}  # fmt: skip
+        scores: dict[str, float] = {}
+        for side, to in (("a", "b"), ("b", "a")):
+            made = translate_raw(self.shown, raw[side], to)
+            if not np.isfinite(made).all():
+                return {}
+            scores |= {f"{name}_{side}_to_{to}": value for name, value in self.scorer(made, to).items()}
+        scores |= {name: (scores[f"{name}_a_to_b"] + scores[f"{name}_b_to_a"]) / 2 for name in ("fid", "kid")}
+        x = self.modality.encode(raw["a"][:MEASURED])
+        return scores | self.shown.measure(x, None, self.config.train.seed)
+
     def preview(self) -> None:
-        """A grid of the same 64 noise vectors at every evaluation; with labels, they cycle along the rows."""
+        """A grid of the same 64 noise vectors at every evaluation; with labels, they cycle along the rows. Of two
+        domains, rows of held-out items and, below each, of what they become."""
+        if self.other is not None:
+            return self._preview_translations()
         classes = len(self.label_counts)
         columns = min(classes, 16) if classes else 8
         count = 64 // columns * columns
         labels = torch.arange(count) % classes if classes else None
         items = sample_raw(self.shown, self.modality, count, seed_of(self.config.train.seed, "preview"), labels)
         self.modality.preview(items, self.folder.previews / f"step-{self.step:08d}.png", columns)
+
+    def _preview_translations(self) -> None:
+        assert self.other is not None
+        for side, to, items in (("a", "b", self.heldout), ("b", "a", self.other[1])):
+            raw = items.take(spaced(len(items), 40))[0]
+            made = translate_raw(self.shown, raw, to)
+            before = modality_of(self.shown, side)
+            path = self.folder.previews / f"step-{self.step:08d}-{side}-to-{to}.png"
+            modality_of(self.shown, to).preview_pairs(before.decode(before.encode(raw)), made, path, 20)
 
     def sync_shown(self) -> None:
         """Bring the networks that are not averaged, and the plain state, of the shown family up to date."""

@@ -23,7 +23,7 @@ from morphogen.config import AugmentConfig, SampleConfig, near, validate
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.families import FAMILIES, Family
 from morphogen.families.base import CHUNK, seed_of
-from morphogen.loop import frequent_labels, sample_raw
+from morphogen.loop import frequent_labels, modality_of, sample_raw, translate_raw
 from morphogen.modalities import MODALITIES, Codes
 from morphogen.nets import initialise
 from morphogen.precision import choose
@@ -36,6 +36,7 @@ class Description:
 
     classes: names of the labels, in the order of their numbers.  label_counts: how often each occurred in training.
     own_networks: roles that were played by the user's own modules, to be handed to `load` again.
+    other: modality and space of a second domain; empty where there is none, or it is noise.
     attributes: value of a label → how far and where the top codes of its items lie from those of all others.
     """
 
@@ -49,6 +50,7 @@ class Description:
     label_counts: list[int] = field(default_factory=list)
     sample: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, list[float]] = field(default_factory=dict)
+    other: dict[str, Any] = field(default_factory=dict)
     own_networks: list[str] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     version: str = __version__
@@ -73,7 +75,12 @@ def build_family(
     for name in networks or {}:
         if name not in roles:
             raise UsageError(f"A {description.family} has no network '{name}'; it has {', '.join(sorted(roles))}.")
-    family = cls(modality, options, len(description.classes), augment, networks)
+    other, more = description.other, {}
+    if other:
+        if "translate" not in vars(cls):
+            raise UsageError(f"A {description.family} has one domain; leave --data-b out, or use a cycle recipe.")
+        more = {"other": MODALITIES[other["modality"]](tuple(other["space"]))}
+    family = cls(modality, options, len(description.classes), augment, networks, **more)
     for name, module in family.named_children():
         if name not in (networks or {}):
             initialise(module, seed, name)
@@ -191,6 +198,25 @@ class Model:
             stations = np.asarray(ends, np.float32)
         return self.decode(along(stations, frames, ends is None, linear), label)
 
+    def translate(self, items: np.ndarray, to: str = "b") -> np.ndarray:
+        """Items (N, …) of one domain in the other, `to` 'a' or 'b'; UsageError for a model of one domain."""
+        if to not in ("a", "b"):
+            raise UsageError(f"The model's domains are a and b, not '{to}'.")
+        source = modality_of(self.family, "a" if to == "b" else "b")
+        if source is None or self.family.other is None:
+            raise UsageError("This model has one domain and cannot translate.")
+        raw = np.require(source.raw(items), requirements=["C", "W"])
+        if tuple(raw.shape[1:]) != source.item_space:
+            raise UsageError(f"The model takes items of shape {source.item_space} there, not {tuple(raw.shape[1:])}.")
+        return modality_of(self.family, to).array(translate_raw(self.family, torch.from_numpy(raw), to))
+
+    def translator(self, source: str, to: str) -> nn.Module:
+        """The network from domain `source` to `to` alone, tensors (B, *space) to the same: a plain module."""
+        if {source, to} != {"a", "b"} or self.family.other is None:
+            raise UsageError("translator('a', 'b') and ('b', 'a') are there for models of two data sets.")
+        network: Any = getattr(self.family, f"to_{to}")
+        return nn.Sequential(network, Squash(modality_of(self.family, to)))
+
     def score(self, items: np.ndarray, label: str | list[str] | None = None) -> np.ndarray:
         """How well each item (N,) fits the training data: a GAN's probability of being real, 0.5 for its samples; a
         VAE's bound on the log-likelihood, in nats."""
@@ -214,6 +240,17 @@ class Model:
     def save(self, folder: str | Path) -> None:
         """Write the three files of a model folder, all or nothing."""
         save_model(self.family, self.description, Path(folder))
+
+
+class Squash(nn.Module):
+    """A modality's squash as a module."""
+
+    def __init__(self, modality: Any):
+        super().__init__()
+        self.modality = modality
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.modality.squash(x)
 
 
 def along(stations: np.ndarray, count: int, closed: bool, linear: bool = False) -> np.ndarray:

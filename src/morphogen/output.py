@@ -22,21 +22,24 @@ from morphogen.model import Model
 SHEET_COLUMNS = 10  # items in a row of FILE.png
 
 
-def write_items(model: Model, items: np.ndarray, out: Path, names: Sequence[str] | None = None) -> None:
+def write_items(
+    model: Model, items: np.ndarray, out: Path, names: Sequence[str] | None = None, modality: Any = None
+) -> None:
     """Items in .npy layout → FILE.npy, FILE.gif, FILE.png (one sheet of all items, in rows), or a folder of files,
     numbered or named like their sources."""
     if out.suffix == ".npy":
         write_arrays(out, {"items": items})
         return
-    raw = model.modality.raw(items)
+    modality = modality or model.modality
+    raw = modality.raw(items)
     if out.suffix in (".gif", ".png"):
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".gif":
-            model.modality.animate(raw, out)
+            modality.animate(raw, out)
         else:
-            model.modality.preview(raw, out, SHEET_COLUMNS)
+            modality.preview(raw, out, SHEET_COLUMNS)
         return
-    suffix = model.modality.suffix
+    suffix = modality.suffix
     if names is None:
         names, stale = [f"{i:06d}" for i in range(len(raw))], len(raw)
         while (out / f"{stale:06d}{suffix}").exists():  # the tail of a longer output that this one overwrites
@@ -47,7 +50,7 @@ def write_items(model: Model, items: np.ndarray, out: Path, names: Sequence[str]
         alone = stems[str(Path(name).with_suffix(""))] == 1  # a.jpg and a.png in one folder keep their suffixes
         path = out / (Path(name).with_suffix(suffix) if alone else Path(name + suffix))
         path.parent.mkdir(parents=True, exist_ok=True)
-        model.modality.save(item, path)
+        modality.save(item, path)
 
 
 def check_out(out: Path) -> None:

@@ -113,6 +113,39 @@ def gan_codes() -> Config:
     return config
 
 
+def cyclegan_image() -> Config:
+    """A cycle GAN on pictures: `--data A --data-b B` for two sets of pictures, or a set and noise without --data-b.
+
+    Two sets: translators of residual blocks, patch critics, cycles and identity. A set and noise: a GAN whose generator
+    and encoder are joined in a loop, with a critic on the pictures and one on the codes.
+    """
+    return Config(
+        recipe="cyclegan-image",
+        family="cycle_gan",
+        modality="image",
+        data_b=DataConfig(source="builtin:noise"),
+        model={"latent_dim": 64, "loss": "leastsquares"},
+        terms={
+            "adversarial_a": TermConfig(),
+            "adversarial_b": TermConfig(),
+            "cycle_a": TermConfig(weight=10.0),
+            "cycle_b": TermConfig(weight=10.0),
+            "identity_a": TermConfig(weight=5.0),
+            "identity_b": TermConfig(weight=5.0),
+            "critic_a": TermConfig(),
+            "critic_b": TermConfig(),
+            "r1_a": TermConfig(weight=1.2e-4, every=4),
+            "r1_b": TermConfig(weight=1.2e-4, every=4),
+        },
+        players={
+            "generator": PlayerConfig(lr=5e-4, betas=(0.5, 0.99)),
+            "discriminator": PlayerConfig(lr=5e-4, betas=(0.5, 0.99)),
+        },
+        augment=AugmentConfig(mode="off"),
+        train=TrainConfig(steps=20_000, batch_size=32, decay_from=0.5, schedule="linear"),
+    )
+
+
 def vae_image() -> Config:
     """A VAE on pictures: Gaussian likelihood of optimal scale, convolutions, its samples' prior chosen at the end.
 
@@ -161,6 +194,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "gan-points": gan_points,
     "gan-seed": gan_seed,
     "gan-codes": gan_codes,
+    "cyclegan-image": cyclegan_image,
     "vae-image": vae_image,
     "vae-binary": vae_binary,
 }

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from morphogen.config import AugmentConfig, Section
+from morphogen.errors import UsageError
 
 CHUNK = 100  # items drawn at once: fixed, so that item i is a function of (seed, i) alone
 
@@ -77,21 +78,23 @@ class Family(nn.Module, ABC):
         options: Any,
         classes: int = 0,
         augment: AugmentConfig | None = None,
+        other: Any = None,
     ):
-        """modality: of the items.  options: an instance of `Options`.  classes: number of labels, 0 for none."""
+        """modality: of the items.  options: an instance of `Options`.  classes: number of labels, 0 for none.
+        other: the modality of a second domain, for families that have one."""
         super().__init__()
-        self.modality, self.options, self.classes = modality, options, classes
+        self.modality, self.other, self.options, self.classes = modality, other, options, classes
         self.augment = augment or AugmentConfig()
         self.numbers: dict[str, float] = {}
 
     @abstractmethod
-    def prepare(self, x: Tensor) -> None:
-        """See some training items x (N, *space) once, before the first step."""
+    def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
+        """See some training items x (N, *space), and b of the second domain, once, before the first step."""
 
     @abstractmethod
     def losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The terms of this turn, each (B,) or (); batch: 'a' (B, *space), 'label' (B,) where labels condition,
-        'heldout' (B, *space) and 'heldout_label' at steps where `wants_heldout` says so."""
+        'b' (B, *space_b) of a second domain, 'heldout' (B, *space) and 'heldout_label' where `wants_heldout` says."""
 
     def wants_heldout(self, step: int) -> bool:
         """Whether `losses` needs held-out items at this step."""
@@ -119,6 +122,10 @@ class Family(nn.Module, ABC):
     def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None) -> Tensor:
         """Standard normal noise (B, Z) and numbers `pick` (B,) between 0 and 1 → latent codes (B, Z) of the prior."""
         return noise
+
+    def translate(self, x: Tensor, to: str) -> Tensor:
+        """Items (B, *space) of the one domain in the other, 'a' or 'b'."""
+        raise UsageError("This model has one domain and cannot translate.")
 
     def measure(self, x: Tensor, y: Tensor | None, seed: int) -> dict[str, float]:
         """The family's own held-out scores of items x (N, *space), lower better where one is its `criterion`."""

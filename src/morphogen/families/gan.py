@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from morphogen.config import AugmentConfig, Section
 from morphogen.errors import UsageError
-from morphogen.families.augment import augment
 from morphogen.families.base import Family, Turn
+from morphogen.families.critic import judge, slope_penalty
 from morphogen.nets import DISCRIMINATORS, GENERATORS, build_network
-from morphogen.objectives.adversarial import LOSSES, squared_difference, squared_slope, unit_slope
+from morphogen.objectives.adversarial import LOSSES, unit_slope
 
 
 class GANOptions(Section):
@@ -77,7 +77,7 @@ class GAN(Family):
         self.numbers = {"augment": self.augment.probability if self.augment.mode != "off" else 0.0}
 
     @torch.no_grad()
-    def prepare(self, x: Tensor) -> None:
+    def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
         self.spread.copy_(x.flatten(1).var(0).sum().clamp_min(1e-8))
 
     def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
@@ -121,18 +121,12 @@ class GAN(Family):
         return self.generate(turn.normal("z", count, self.latent_dim, device=self.device), y)
 
     def _judge(self, turn: Turn, purpose: str, x: Tensor, y: Tensor | None) -> Tensor:
-        """The discriminator's logits (B,) of augmented items."""
-        generator = turn.generator("augment " + purpose, x.device)
-        return self.discriminator(augment(x, self.augment.policy, self.numbers["augment"], generator), y)
+        return judge(self.discriminator, turn, purpose, x, y, self.augment, self.numbers["augment"])
 
     def _penalty(self, turn: Turn, name: str, x: Tensor, y: Tensor | None) -> Tensor:
-        """R1 or R2 (B,) on augmented items, in units of the data's spread."""
-        x = augment(x, self.augment.policy, self.numbers["augment"], turn.generator("augment " + name, x.device))
-        if self.options.penalty == "exact":
-            return self.spread * squared_slope(lambda x: self.discriminator(x, y), x)
-        noise = turn.normal("difference " + name, *x.shape, device=x.device)
-        twice = None if y is None else torch.cat([y, y])
-        return self.spread * squared_difference(lambda x: self.discriminator(x, twice), x, noise, self.options.sigma)
+        sigma = None if self.options.penalty == "exact" else self.options.sigma
+        probability = self.numbers["augment"]
+        return slope_penalty(self.discriminator, turn, name, x, y, self.augment, probability, self.spread, sigma)
 
     def wants_heldout(self, step: int) -> bool:
         return self.augment.mode == "adaptive" and len(self.modality.space) == 3 and step % self.augment.every == 0

@@ -121,7 +121,7 @@ class VAE(Family):
         )
 
     @torch.no_grad()
-    def prepare(self, x: Tensor) -> None:
+    def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
         self.scale.copy_(x.std() if self.options.scale is None else torch.tensor(self.options.scale))
         self.prior.prepare(x)
 

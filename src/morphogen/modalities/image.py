@@ -73,6 +73,19 @@ class Image:
         picture = picture.resize((picture.width * scale, picture.height * scale), Pillow.Resampling.NEAREST)
         picture.save(path)
 
+    def preview_pairs(self, above: np.ndarray, below: np.ndarray, path: Path, columns: int) -> None:
+        """uint8 (N, …) → one PNG with rows of items and, under each row, of their counterparts (N, C, H, W), in whose
+        size and colours all are shown."""
+        from morphogen.data.images import fit_image, to_channels
+
+        c, h, w = self.space
+        fitted = [fit_image(to_channels(item.transpose(1, 2, 0), c), (h, w), "stretch") for item in above]
+        above = np.stack(fitted).transpose(0, 3, 1, 2)
+        rows = [
+            part for k in range(0, len(above), columns) for part in (above[k : k + columns], below[k : k + columns])
+        ]
+        self.preview(np.concatenate(rows), path, columns)
+
     def animate(self, raw: np.ndarray, path: Path, milliseconds: int = 60) -> None:
         """uint8 (N, C, H, W) → a looping GIF of N frames, small ones enlarged."""
         from PIL import Image as Pillow

@@ -1,6 +1,16 @@
 """Networks: blocks, and the roles that families ask for."""
 
 from morphogen.nets.priors import PRIORS
-from morphogen.nets.roles import DECODERS, DISCRIMINATORS, ENCODERS, GENERATORS, build_network, initialise
+from morphogen.nets.roles import (
+    DECODERS,
+    DISCRIMINATORS,
+    ENCODERS,
+    GENERATORS,
+    PATCH_CRITICS,
+    build_network,
+    initialise,
+)
+from morphogen.nets.translators import TRANSLATORS
 
-__all__ = ["DECODERS", "DISCRIMINATORS", "ENCODERS", "GENERATORS", "PRIORS", "build_network", "initialise"]
+__all__ = ["DECODERS", "DISCRIMINATORS", "ENCODERS", "GENERATORS", "PATCH_CRITICS", "PRIORS", "TRANSLATORS",
+           "build_network", "initialise"]  # fmt: skip

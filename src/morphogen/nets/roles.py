@@ -36,6 +36,7 @@ from morphogen.nets.blocks import (
     shrunk,
 )
 from morphogen.nets.ladder import LadderDecoder, LadderEncoder
+from morphogen.nets.translators import PatchDiscriminator
 
 
 class ConvGenerator(Role):
@@ -283,6 +284,7 @@ def _flat_size(body: nn.Module, space: Space) -> int:
 
 GENERATORS = {"conv": ConvGenerator, "residual": ResidualGenerator, "dense": DenseGenerator}
 DISCRIMINATORS = {"conv": ConvDiscriminator, "residual": ResidualDiscriminator, "dense": DenseDiscriminator}
+PATCH_CRITICS = {"patch": PatchDiscriminator, **DISCRIMINATORS}
 ENCODERS = {"conv": ConvEncoder, "residual": ResidualEncoder, "dense": DenseEncoder, "ladder": LadderEncoder}
 DECODERS = {**GENERATORS, "ladder": LadderDecoder}
 

@@ -1,0 +1,174 @@
+"""The cyclic families: exactly the GAN without the cycle, the pool, translation there and back, and every use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from test_cli import call
+
+from morphogen import load
+from morphogen.config import AugmentConfig
+from morphogen.families.base import Turn
+from morphogen.families.cycle_gan import CycleGAN, CycleGANOptions
+from morphogen.families.gan import GAN, GANOptions
+from morphogen.modalities import Image
+from morphogen.nets import initialise
+from morphogen.nets.translators import InstanceNorm
+
+SMALL = {"kind": "conv", "width": 8}
+CRITIC = {**SMALL, "features": 16}
+
+
+def against_noise(**options) -> CycleGAN:
+    chosen = {"to_a": SMALL, "to_b": CRITIC, "critic_a": CRITIC, "critic_b": {"hidden": [16]}}
+    family = CycleGAN(Image((1, 16, 16)), CycleGANOptions(latent_dim=4, **chosen, **options), augment=AugmentConfig())
+    for name, module in family.named_children():
+        initialise(module, 0, name)
+    return family
+
+
+def two_domains(space=(1, 16, 16), other=(1, 16, 16), **options) -> CycleGAN:
+    chosen = {"to_a": {"width": 8, "blocks": 1}, "to_b": {"width": 8, "blocks": 1}}
+    family = CycleGAN(Image(space), CycleGANOptions(**chosen, **options), augment=AugmentConfig(), other=Image(other))
+    for name, module in family.named_children():
+        initialise(module, 0, name)
+    family.prepare(torch.rand(8, *space), torch.rand(8, *other))
+    return family
+
+
+@pytest.mark.parametrize("loss", ["relativistic", "leastsquares"])
+def test_without_the_terms_of_the_encoder_it_is_exactly_the_gan(loss):
+    """Same weights, same losses, same gradients, over several steps of both players, R1 and R2 included."""
+    options = GANOptions(latent_dim=4, loss=loss, penalty="difference", generator=SMALL, discriminator=CRITIC)
+    gan = GAN(Image((1, 16, 16)), options, augment=AugmentConfig(mode="fixed", probability=0.5))
+    cycle = against_noise(loss=loss)
+    cycle.augment, cycle.numbers["augment"] = gan.augment, gan.numbers["augment"]
+    gan.generator.load_state_dict(cycle.to_a.state_dict())
+    gan.discriminator.load_state_dict(cycle.critic_a.state_dict())
+    x = torch.rand(64, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    gan.prepare(x)
+    cycle.prepare(x)
+    names = {"generator": {"generator": "adversarial_a"}, "discriminator": {"discriminator": "critic_a", "r1": "r1_a",
+             "r2": "r2_a"}}  # fmt: skip
+    optimizers = {f: torch.optim.Adam(f.parameters(), 1e-3) for f in (gan, cycle)}
+    for step in range(3):
+        caches: dict = {gan: {}, cycle: {}}
+        for player, terms in names.items():
+            losses = {}
+            for family, wanted in ((gan, terms.keys()), (cycle, terms.values())):
+                for module, names_of in ((m, n) for n, m in family.named_children()):
+                    module.requires_grad_(names_of in family.players[player])
+                turn = Turn(player, step, 5, dict.fromkeys(wanted, 0.1), cache=caches[family])
+                found = family.losses(turn, {"a": x[16 * step : 16 * step + 16]})
+                assert found.keys() == set(wanted)
+                losses[family] = found
+                optimizers[family].zero_grad()
+                torch.stack([0.1 * v.mean() for v in found.values()]).sum().backward()
+                optimizers[family].step()
+            for name, its in terms.items():
+                assert torch.equal(losses[gan][name], losses[cycle][its]), name
+    for a, b in ((gan.generator, cycle.to_a), (gan.discriminator, cycle.critic_a)):
+        for key, value in a.state_dict().items():
+            assert torch.equal(value, b.state_dict()[key]), key
+
+
+def test_cycles_are_what_the_formulas_say():
+    """‖to_a(to_b(a)) − a‖₁ and ‖to_b(to_a(b)) − b‖₁ as means over an item (Zhu et al. 2017, eq. 2)."""
+    family = two_domains().eval()
+    a, b = torch.rand(3, 1, 16, 16) * 2 - 1, torch.rand(3, 1, 16, 16) * 2 - 1
+    weights = dict.fromkeys(family.terms["generator"], 1.0)
+    terms = family.losses(Turn("generator", 0, 0, weights), {"a": a, "b": b})
+    there = family.translate(family.translate(a, "b"), "a")
+    assert torch.allclose(terms["cycle_a"], (there - a).abs().mean((1, 2, 3)), atol=1e-5)
+    assert torch.allclose(terms["identity_b"], (family.translate(b, "b") - b).abs().mean((1, 2, 3)), atol=1e-5)
+
+
+def test_the_pool_fills_swaps_half_and_is_saved():
+    family = two_domains(pool=50)
+    assert {"pool_a", "pool_b"} <= family.state_dict().keys()
+    swapped = kept = 0
+    for step in range(40):
+        fake = torch.full((10, 1, 16, 16), float(step))
+        out = family._pooled(Turn("discriminator", step, 0, {}), "a", fake)
+        family.numbers["pooled"] = min(50, family.numbers["pooled"] + 10)
+        if step < 5:
+            assert torch.equal(out, fake)  # the pool is filling
+        else:
+            new = int((out[:, 0, 0, 0] == step).sum())
+            kept, swapped = kept + new, swapped + 10 - new
+            assert int((family.pool_a[:, 0, 0, 0] == step).sum()) == 10 - new
+    assert 0.4 < kept / (kept + swapped) < 0.6
+
+
+def test_noise_on_the_way_back_is_fresh_noise_of_the_asked_strength():
+    family = two_domains(hide=0.1)
+    x = torch.zeros(4, 1, 16, 16)
+    one, two = (family._covered(Turn("generator", step, 0, {}), "b", x) for step in (0, 1))
+    assert one.std().item() == pytest.approx(0.1, rel=0.1)
+    assert (one != two).any()
+
+
+def test_instance_norm_agrees_with_torch_and_keeps_channels_last():
+    x = torch.randn(3, 5, 8, 8).contiguous(memory_format=torch.channels_last)
+    norm = InstanceNorm(5)
+    out = norm(x)
+    assert torch.allclose(out, torch.nn.functional.instance_norm(x), atol=1e-4)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory) -> Path:
+    """A model between digits of 8x8 and coloured noise pictures of 12x10."""
+    folder = tmp_path_factory.mktemp("cycle")
+    items = np.random.default_rng(0).integers(0, 255, (90, 12, 10, 3), np.uint8)
+    np.save(folder / "b.npy", items)
+    settings = ["train.batch_size=8", "model.to_a={width: 8, blocks: 1}", "model.to_b={kind: unet, width: 8}",
+                "evaluate.samples=64", "evaluate.final_samples=64", "evaluate.extractor=random"]  # fmt: skip
+    call("train", "cyclegan-image", "--data", "builtin:digits", "--data-b", folder / "b.npy", "--steps", 20,
+         "--out", folder / "run", *[part for s in settings for part in ("--set", s)])  # fmt: skip
+    return folder / "run"
+
+
+def test_translation_between_two_data_sets(translator, tmp_path, capsys):
+    found = json.loads((translator / "evaluation.json").read_text())
+    assert "not translated" in found["rows"]
+    assert "not translated" in found["back"]["rows"]
+    call("translate", translator, "builtin:digits#test", "--to", "b", "--out", tmp_path / "b.npy")
+    there = np.load(tmp_path / "b.npy")
+    assert there.shape[1:] == (12, 12, 3)  # the smallest multiple of 4 that fits
+    call("translate", translator, tmp_path / "b.npy", "--to", "a", "--out", tmp_path / "back")
+    assert len(list((tmp_path / "back").iterdir())) == len(there)
+    model = load(translator)
+    plain = model.translator("a", "b")
+    items = np.random.default_rng(1).integers(0, 255, (4, 8, 8), np.uint8)
+    made = plain(model.tensor(items))
+    assert (model.family.other.array(model.family.other.decode(made)) == model.translate(items, "b")).all()
+    call("sample", translator, "--out", tmp_path / "s.npy", code=2)
+    assert "use translate" in capsys.readouterr().err
+
+
+def test_data_against_noise_has_every_use_of_a_gan_and_of_an_encoder(tmp_path, capsys):
+    run = tmp_path / "run"
+    settings = [s for s in TINY if "model." not in s]
+    settings += ["model.latent_dim=8", "model.to_a={width: 8}", "model.to_b={width: 8, features: 16}"]
+    call("train", "cyclegan-image", "--data", "builtin:digits", "--steps", 20, "--out", run,
+         *[part for s in settings for part in ("--set", s)])  # fmt: skip
+    call("sample", run, "-n", 5, "--out", tmp_path / "s.npy")
+    call("encode", run, tmp_path / "s.npy", "--out", tmp_path / "z.npy")
+    call("reconstruct", run, tmp_path / "s.npy", "--out", tmp_path / "r.npy")
+    call("interpolate", run, "--frames", 4, "--out", tmp_path / "i")
+    assert np.load(tmp_path / "z.npy").shape == (5, 8)
+    assert np.load(tmp_path / "r.npy").shape == (5, 8, 8)
+    call("translate", run, tmp_path / "s.npy", "--to", "b", "--out", tmp_path / "t.npy", code=2)
+    assert "cannot translate" in capsys.readouterr().err
+
+
+def test_a_gan_is_not_given_a_second_domain(tmp_path, capsys):
+    call("train", "gan-image", "--data", "builtin:digits", "--data-b", "builtin:digits", "--steps", 5,
+         "--out", tmp_path / "run", code=2)  # fmt: skip
+    assert "one domain" in capsys.readouterr().err
