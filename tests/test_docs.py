@@ -19,10 +19,12 @@ from torch import Tensor
 from morphogen import config
 from morphogen.config import AugmentConfig, TermConfig
 from morphogen.evaluation import likelihood_of
+from morphogen.families import FAMILIES
 from morphogen.families.base import Turn
+from morphogen.families.cycle_gan import CycleGAN, CycleGANOptions
 from morphogen.families.gan import GAN, GANOptions
 from morphogen.families.vae import VAE, VAEOptions
-from morphogen.modalities import Points
+from morphogen.modalities import Image, Points
 from morphogen.nets.ladder import Layer
 from morphogen.nets.priors import PRIORS, Coupling
 from morphogen.objectives import adversarial, variational
@@ -37,7 +39,8 @@ PACKAGES = (
     "loop", "api", "model.Model", "data.dataset",
 )  # fmt: skip
 SECTIONS = {
-    "model": {**GANOptions.model_fields, **VAEOptions.model_fields}, "augment": AugmentConfig.model_fields,
+    "model": {**GANOptions.model_fields, **VAEOptions.model_fields, **CycleGANOptions.model_fields},
+    "augment": AugmentConfig.model_fields,
     "train": config.TrainConfig.model_fields, "evaluate": config.EvaluateConfig.model_fields,
     "data": config.DataConfig.model_fields, "sample": config.SampleConfig.model_fields,
 }  # fmt: skip
@@ -83,7 +86,7 @@ def test_every_config_key_exists():
     for section, *rest in keys(TEXT["families"]):
         if section == "terms":
             name, key = rest
-            assert name in {t for family in (GAN, VAE) for terms in family.terms.values() for t in terms}
+            assert name in {t for family in FAMILIES.values() for terms in family.terms.values() for t in terms}
             assert key in TermConfig.model_fields
         else:
             assert rest[0] in SECTIONS[section], f"{section}.{rest[0]}"
@@ -372,31 +375,38 @@ def active_units():
 
 
 class Linear(torch.nn.Module):
-    """x → x W, for encoder and decoder."""
+    """x → x W in another shape, for encoders, decoders, translators and critics."""
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weight: Tensor, *shape: int):
         super().__init__()
-        self.weight = torch.nn.Parameter(weight)
+        self.weight, self.shape = torch.nn.Parameter(weight), shape
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return x @ self.weight
+        return (x.flatten(1) @ self.weight).view(-1, *(self.shape or (self.weight.shape[1],)))
+
+
+SIZE = (1, 2, 3)
 
 
 def vae(outputs: int = 6, **options) -> VAE:
-    networks = {"encoder": Linear(normals(40, 6, outputs) / 4), "decoder": Linear(normals(41, outputs // 2, 6))}
+    networks = {"encoder": Linear(normals(40, 6, outputs) / 4), "decoder": Linear(normals(41, outputs // 2, 6), *SIZE)}
     options = {"latent_dim": outputs // 2, "likelihood": "bernoulli", "binarize": True, **options}
-    return VAE(Points((6,)), VAEOptions(**options), networks=networks).eval()
+    return VAE(Image(SIZE), VAEOptions(**options), networks=networks).eval()
+
+
+def black_or_white(seed: int, count: int) -> Tensor:
+    return (normals(seed, count, *SIZE) > 0).float() * 2 - 1
 
 
 def bits_per_dim():
-    x = (normals(42, 40, 6) > 0).float() * 2 - 1
+    x = black_or_white(42, 40)
     found = likelihood_of(vae(), x, None, 5, 0)
     return torch.tensor(found["bits_per_dim"]), torch.tensor(found["iw_nll"] / (6 * math.log(2)))
 
 
 def nll():
     """With a weight of its own for each of the samples: the estimate from its definition, on the same draws."""
-    family, x, k = vae(), (normals(43, 4, 6) > 0).float() * 2 - 1, 9
+    family, x, k = vae(), black_or_white(43, 4), 9
     with torch.no_grad():
         weights = torch.cat(list(family._log_weights(x, None, family.encoder(x), k, 7, 8)), 1)
         found = variational.streamed_bound(family._log_weights(x, None, family.encoder(x), k, 7, 8))
@@ -405,7 +415,7 @@ def nll():
 
 def elbo():
     """Both terms at the noise of the turn, with a prior of closed form."""
-    family, x = vae(), (normals(44, 5, 6) > 0).float() * 2 - 1
+    family, x = vae(), black_or_white(44, 5)
     turn = Turn("autoencoder", 3, 0, {"reconstruction": 1.0, "kl": 1.0})
     with torch.no_grad():
         terms = family.losses(turn, {"a": x})
@@ -413,25 +423,115 @@ def elbo():
         std = torch.exp(5 * torch.tanh(h / 5))
         z = mean + std * turn.normal("z", 5, 3, device=x.device)
         pi, t = sig(family.decoder(z).double()), (x + 1) / 2
-    error = -(t * pi.log() + (1 - t) * (1 - pi).log()).sum(1)
+    error = -(t * pi.log() + (1 - t) * (1 - pi).log()).flatten(1).sum(1)
     kl = 0.5 * (std**2 + mean**2 - 1 - torch.log(std**2)).sum(1)
     return torch.stack([terms["reconstruction"], terms["kl"]]), torch.stack([error, kl])
 
 
 def point():
-    family, x = vae(outputs=6, posterior="point", latent_dim=6), (normals(45, 5, 6) > 0).float() * 2 - 1
-    family.decoder = Linear(normals(46, 6, 6))
+    family, x = vae(outputs=6, posterior="point", latent_dim=6), black_or_white(45, 5)
+    family.decoder = Linear(normals(46, 6, 6), *SIZE)
     with torch.no_grad():
         terms = family.losses(Turn("autoencoder", 0, 0, {"kl": 1.0}), {"a": x})
         return terms["kl"], 0.5 * family.encoder(x).square().sum(1)
 
 
 def stored_scale():
-    family, x = vae(likelihood="gaussian", binarize=False), normals(47, 5, 6)
-    family.prepare(normals(48, 9, 6))
-    before, output = family.scale.clone(), normals(49, 5, 6)
+    family, x = vae(likelihood="gaussian", binarize=False), normals(47, 5, *SIZE)
+    family.prepare(normals(48, 9, *SIZE))
+    before, output = family.scale.clone(), normals(49, 5, *SIZE)
     best = family.likelihood(output, x).scale
     return family.scale, 0.98 * before + 0.02 * best
+
+
+def cycle(noise: bool = False, **options) -> CycleGAN:
+    """Two networks and two critics without layers; the critics of two data sets judge four patches."""
+    seeds = {"to_a": 60, "to_b": 61, "critic_a": 62, "critic_b": 63}
+    to_a, to_b, critic_a, critic_b = (normals(s, 6, 6) / 2 for s in seeds.values())
+    if noise:  # Z = 4
+        made = Linear(to_a[:4], *SIZE), Linear(to_b[:, :4]), Linear(critic_a[:, :1]), Linear(critic_b[:4, :1])
+    else:
+        made = *(Linear(w, *SIZE) for w in (to_a, to_b)), *(Linear(w[:, :4], 2, 2) for w in (critic_a, critic_b))
+    family = CycleGAN(
+        Image(SIZE), CycleGANOptions(latent_dim=4, **options), networks=dict(zip(seeds, made, strict=True)),
+        augment=AugmentConfig(mode="off"), other=None if noise else Image(SIZE),
+    )  # fmt: skip
+    family.prepare(normals(64, 9, *SIZE), None if noise else 2 * normals(65, 9, *SIZE))
+    return family
+
+
+def translated(weight: Tensor, x: Tensor) -> Tensor:
+    return torch.tanh(x.flatten(1) @ weight).view(-1, *SIZE)
+
+
+def cycle_of_two_data_sets():
+    """All terms of the generators, least squares on patches, with noise of strength 0.3 before the way back."""
+    family = cycle(hide=0.3)
+    a, b = normals(66, 5, *SIZE).tanh(), normals(67, 5, *SIZE).tanh()
+    turn = Turn("generator", 2, 0, dict.fromkeys(family.terms["generator"], 1.0))
+    noise = {s: turn.normal("hide " + s, 5, *SIZE, device=a.device) for s in "ab"}
+    with torch.no_grad():
+        terms = family.losses(turn, {"a": a, "b": b})
+        to_a, to_b, d_a, d_b = (m.weight for m in (family.to_a, family.to_b, family.critic_a, family.critic_b))
+        fake_a, fake_b = translated(to_a, b), translated(to_b, a)
+        error = lambda x, y: (x - y).abs().flatten(1).mean(1)
+        expected = {
+            "adversarial_a": 0.5 * (fake_a.flatten(1) @ d_a - 1).square().mean(1),
+            "adversarial_b": 0.5 * (fake_b.flatten(1) @ d_b - 1).square().mean(1),
+            "cycle_a": error(translated(to_a, fake_b + 0.3 * noise["b"]), a),
+            "cycle_b": error(translated(to_b, fake_a + 0.3 * noise["a"]), b),
+            "identity_a": error(translated(to_a, a), a),
+            "identity_b": error(translated(to_b, b), b),
+        }
+    assert terms.keys() == expected.keys()
+    return torch.stack([terms[k] for k in expected]), torch.stack(list(expected.values()))
+
+
+def cycle_with_noise():
+    """Both cycles, without identity: the spaces differ."""
+    family, x = cycle(noise=True), normals(68, 5, *SIZE).tanh()
+    turn = Turn("generator", 2, 0, dict.fromkeys(("cycle_a", "cycle_b", "identity_a", "identity_b"), 1.0))
+    with torch.no_grad():
+        terms = family.losses(turn, {"a": x})
+        z, back = turn.normal("z", 5, 4, device=x.device), family.to_b.weight
+        errors = (translated(family.to_a.weight, z).flatten(1) @ back - z).square().sum(1) / 4
+        picture = (translated(family.to_a.weight, x.flatten(1) @ back) - x).abs().flatten(1).sum(1) / 6
+    assert terms.keys() == {"cycle_a", "cycle_b"}
+    return torch.stack([terms["cycle_a"], terms["cycle_b"]]), torch.stack([picture, errors])
+
+
+def critics():
+    """Least squares and R1 on each side: one squared slope of the mean over patches, in units of the side's spread."""
+    family = cycle(penalty="exact")
+    batch = {"a": normals(69, 5, *SIZE).tanh(), "b": normals(70, 5, *SIZE).tanh()}
+    turn = Turn("discriminator", 0, 0, dict.fromkeys(("critic_a", "critic_b", "r1_a", "r1_b"), 1.0))
+    terms, expected = family.losses(turn, batch), []
+    spreads = [np.var(v.flatten(1).numpy(), axis=0, ddof=1).sum() for v in
+               (normals(64, 9, *SIZE), 2 * normals(65, 9, *SIZE))]  # fmt: skip
+    for side, other, way, spread in (("a", "b", family.to_a, spreads[0]), ("b", "a", family.to_b, spreads[1])):
+        weight = getattr(family, f"critic_{side}").weight.detach()
+        real, fake = (v.flatten(1) @ weight for v in (batch[side], translated(way.weight.detach(), batch[other])))
+        expected.append((0.5 * (real - 1) ** 2 + 0.5 * fake**2).mean(1))
+        expected.append(spread * weight.mean(1).square().sum().repeat(5))
+    assert family.spreads.tolist() == pytest.approx(spreads) and cycle(noise=True).spreads[1] == 4
+    return torch.stack([terms[k] for k in ("critic_a", "r1_a", "critic_b", "r1_b")]), torch.stack(expected)
+
+
+def cycle_ways():
+    """T_a of two data sets, and with noise the generator and the encoder, which has no tanh."""
+    two, one = cycle(), cycle(noise=True)
+    x, z = normals(71, 5, *SIZE), normals(72, 5, 4)
+    with torch.no_grad():
+        found = [two.translate_a(x), two.translate_b(x), one.translate_a(z)]
+        expected = [translated(f.weight, v) for f, v in ((two.to_a, x), (two.to_b, x), (one.to_a, z))]
+        assert torch.allclose(one.translate_b(x), x.flatten(1) @ one.to_b.weight)
+    return torch.stack(found), torch.stack(expected)
+
+
+def cycle_score():
+    """The mean logit over the patches."""
+    family, x = cycle(), normals(73, 5, *SIZE)
+    return family.score(x, None), (x.flatten(1) @ family.critic_a.weight).mean(1)
 
 
 adv, var = "objectives.adversarial.", "objectives.variational."
@@ -452,6 +552,11 @@ FORMULAS = {
     "families.gan.GAN._measure_gap": lambda _: gap(),
     "families.gan.GAN.after_step": lambda _: adaptive(),
     "families.gan.GAN.score": lambda _: score(),
+    "families.cycle_gan.CycleGAN.translate_a": lambda _: cycle_ways(),
+    "families.cycle_gan.CycleGAN._generator_losses": lambda _: cycle_of_two_data_sets(),
+    "families.cycle_gan.CycleGAN._domain_b": lambda _: cycle_with_noise(),
+    "families.cycle_gan.CycleGAN._critic_losses": lambda _: critics(),
+    "families.cycle_gan.CycleGAN.score": lambda _: cycle_score(),
     "families.vae.VAE.losses": lambda _: elbo(),
     "families.vae.VAE.explain": lambda _: point(),
     "families.vae.VAE.likelihood": lambda _: stored_scale(),
