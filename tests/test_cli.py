@@ -185,8 +185,32 @@ def test_a_gan_in_the_latent_space_of_a_vae(vae, tmp_path, capsys):
     capsys.readouterr()
     call("evaluate", out, "--json", "-n", 64)
     assert "samples" in json.loads(capsys.readouterr().out)["rows"]
+    call("train", "gan-codes", "--data", "builtin:digits", "--set", f"codec={vae}", "--dry-run")
+    facts = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(facts | {"codec": "another"}))
+    call("train", "gan-codes", "--data", "builtin:digits", "--steps", 40, "--out", out,
+         *[part for s in settings for part in ("--set", s)], code=1)  # fmt: skip
+    assert "have changed" in capsys.readouterr().err
     call("train", "gan-codes", "--data", "builtin:digits", "--set", f"codec={out}", "--out", tmp_path / "no", code=2)
     assert "must be a VAE" in capsys.readouterr().err
+
+
+def test_bernoulli_on_grey_levels_claims_no_likelihood(tmp_path):
+    out = tmp_path / "run"
+    settings = [*TINY_OF["vae-image"], "model.likelihood=bernoulli", "evaluate.samplers=[]"]
+    call("train", "vae-image", "--data", "builtin:digits", "--steps", 10, "--out", out,
+         *[part for s in settings for part in ("--set", s)])  # fmt: skip
+    found = json.loads((out / "evaluation.json").read_text())["likelihood"]
+    assert "iw_nll" not in found
+    assert "no probability" in found["note"]
+
+
+def test_init_keeps_what_the_other_model_learned_of_its_pseudo_items(vae, tmp_path):
+    settings = [part for s in TINY_OF["vae-image"] for part in ("--set", s)]
+    call("train", "vae-image", "--data", "builtin:digits", "--steps", 1, "--out", tmp_path / "run", "--init", vae,
+         *settings)  # fmt: skip
+    one, two = (load(path).family.state_dict()["prior.items"] for path in (vae, tmp_path / "run"))
+    assert (one - two).abs().max() < 0.01  # one step of Adam at 1e-3
 
 
 def test_an_autoencoder_is_a_vae_without_the_random_part(tmp_path):

@@ -19,6 +19,7 @@ from morphogen.families.gan import GAN, GANOptions
 from morphogen.modalities import Image
 from morphogen.nets import initialise
 from morphogen.nets.translators import InstanceNorm
+from morphogen.run import load_tensors
 
 SMALL = {"kind": "conv", "width": 8}
 CRITIC = {**SMALL, "features": 16}
@@ -95,7 +96,6 @@ def test_the_pool_fills_swaps_half_and_is_saved():
     for step in range(40):
         fake = torch.full((10, 1, 16, 16), float(step))
         out = family._pooled(Turn("discriminator", step, 0, {}), "a", fake)
-        family.numbers["pooled"] = min(50, family.numbers["pooled"] + 10)
         if step < 5:
             assert torch.equal(out, fake)  # the pool is filling
         else:
@@ -103,6 +103,24 @@ def test_the_pool_fills_swaps_half_and_is_saved():
             kept, swapped = kept + new, swapped + 10 - new
             assert int((family.pool_a[:, 0, 0, 0] == step).sum()) == 10 - new
     assert 0.4 < kept / (kept + swapped) < 0.6
+
+
+def test_a_model_to_share_holds_no_pool(translator):
+    names = load_tensors(translator / "model" / "weights.safetensors").keys()
+    assert not [name for name in names if name.startswith("pool")]
+
+
+def test_critics_judge_fakes_of_the_labels_they_were_made_for():
+    family = against_noise()
+    family.classes = 3
+    seen: list = []
+    family.critic_a.register_forward_hook(lambda module, inputs, output: seen.append(inputs[1]))
+    one, two = torch.tensor([1, 1]), torch.tensor([0, 2])
+    cache: dict = {}
+    x = torch.rand(2, 1, 16, 16)
+    family.losses(Turn("generator", 0, 0, {"adversarial_a": 1.0}, 1, cache), {"a": x, "label": one})
+    family.losses(Turn("discriminator", 0, 0, {"critic_a": 1.0}, 0, cache), {"a": x, "label": two})
+    assert seen[-1].tolist() == [0, 2, 1, 1]
 
 
 def test_noise_on_the_way_back_is_fresh_noise_of_the_asked_strength():

@@ -30,10 +30,15 @@ SETTINGS = [*TINY, "data.label=label", "train.checkpoint_every=7", "train.evalua
 
 
 CADENCE = SETTINGS[len(TINY) :]
+WITHOUT_LABELS = {"cyclegan-image"}
+
+
+def settings_of(recipe: str) -> list[str]:
+    return [s for s in (*TINY_OF[recipe], *CADENCE) if recipe not in WITHOUT_LABELS or "data.label" not in s]
 
 
 def run(out: Path, steps: int = 40, settings: list[str] | None = None, recipe: str = "gan-image", **more) -> api.Run:
-    settings = [*TINY_OF[recipe], *CADENCE, *(settings or [])]
+    settings = [*settings_of(recipe), *(settings or [])]
     return api.train(recipe, "builtin:digits", out=out, steps=steps, settings=settings, **more)
 
 
@@ -55,7 +60,7 @@ def never_killed(tmp_path_factory) -> Path:
 
 
 def command(out: Path, recipe: str = "gan-image") -> list[str]:
-    sets = [part for s in (*TINY_OF[recipe], *CADENCE) for part in ("--set", s)]
+    sets = [part for s in settings_of(recipe) for part in ("--set", s)]
     return [sys.executable, "-m", "morphogen", "train", recipe, "--data", "builtin:digits", "--steps", "40",
             "--out", str(out), *sets]  # fmt: skip
 

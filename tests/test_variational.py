@@ -186,6 +186,11 @@ def test_iw_nll_does_not_depend_on_how_samples_are_cut_into_passes():
     assert torch.equal(whole, again)
 
 
+def test_the_score_of_an_item_is_its_own_whatever_comes_with_it():
+    family, _, x = linear_gaussian(sloppy=1.3)
+    assert torch.allclose(family.score(x[:130], None)[100:130], family.score(x, None)[100:130], atol=1e-5)
+
+
 def test_measure_splits_the_elbo_as_the_closed_form_says():
     family, evidence, x = linear_gaussian(sloppy=1.0)
     scores = family.measure(x, None, seed=0)
@@ -331,6 +336,23 @@ def test_fitted_priors_come_near_the_true_density(fit):
     assert prior.log_prob(heldout, None, no_encoder).mean().item() > truth - (0.05 if fit is fit_mixture else 0.4)
 
 
+def test_a_label_with_a_single_item_gets_the_mixture_of_all():
+    codes, labels = two_blobs(50, 0), torch.zeros(50, dtype=torch.long)
+    labels[0] = 1
+    prior = fit_mixture(codes, labels, codes, labels, 3)  # and the third has none
+    z = prior.draw(torch.randn(20, 2), torch.rand(20), torch.tensor([1, 2] * 10), no_encoder)
+    assert torch.isfinite(z).all()
+
+
+def test_a_flow_keeps_float32_under_autocast():
+    flow, z = a_prior("flow"), torch.randn(9, 2)
+    for p in flow.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    exact = flow.log_prob(z, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(flow.log_prob(z, None), exact)
+
+
 def test_a_fitted_mixture_keeps_labels_apart():
     codes, labels = two_blobs(2000, 0), None
     labels = (codes[:, 0] > 0).long()
@@ -396,6 +418,7 @@ def test_a_point_posterior_has_no_randomness_and_half_the_squared_code_as_its_kl
 @pytest.mark.parametrize(
     "options",
     [{"likelihood": "bernoulli"}, {"free_bits": 0.1, "target_kl": 5.0}, {"dreg": True, "ladder": True},
+     {"encoder": {"kind": "ladder"}, "decoder": {"kind": "ladder", "width": 8}},
      {"posterior": "point", "prior": {"kind": "flow"}}, {"prior": {"kind": "gmm"}}, {"encoder": {"kind": "ladder"}}],
 )  # fmt: skip
 def test_options_that_do_not_go_together_are_refused(options):

@@ -49,13 +49,12 @@ from morphogen.loop import (
 from morphogen.metrics.extractors import choose_extractor
 from morphogen.metrics.toy import mixture_modes
 from morphogen.modalities.codes import codes_of
-from morphogen.model import Description, Model, build_family, load, save_model, start_from
+from morphogen.model import Description, Model, build_family, load, save_model, start_from, weights_hash
 from morphogen.posthoc import candidates, top_codes
 from morphogen.precision import choose
 from morphogen.recipes import RECIPES
 from morphogen.run import RunFolder, model_folder, read_json, write_json, write_text
 
-AUTO = "auto"  # the extractor that fits the data
 NOISE = "builtin:noise"  # the second domain that is drawn anew at each step
 FITTED = 30_000  # items whose codes a post-hoc prior is fitted to
 MOST_ATTRIBUTES = 1000  # values of a label of which the model learns where they lie
@@ -223,13 +222,18 @@ def _other(data: Data) -> dict[str, Any]:
     """What a description says of the second domain; empty where there is none."""
     if data.other is None:
         return {}
+    if data.codec is not None:
+        raise UsageError("A codec has one domain; leave codec or --data-b out.")
     if data.train.space == "points" or data.other.train.space == "points":
         raise UsageError("Two domains must both hold images; vectors have no translators.")
     return {"modality": "image", "space": list(data.other.train.item_shape)}
 
 
 def check_terms(config: Config, family: Family) -> None:
-    """Every player needs settings and its first term; no other names may be there. UsageError names the fault."""
+    """Every player needs settings and its first term; no other names may be there, and no augmentation that the family
+    would not heed. UsageError names the fault."""
+    if config.augment.mode not in family.augmentations:
+        raise UsageError(f"This family heeds augment.mode={' or '.join(family.augmentations)} only; set that.")
     terms = [name for names in family.terms.values() for name in names]
     for what, given, known in (("player", config.players, family.players), ("term", config.terms, terms)):
         for name in given:
@@ -287,7 +291,8 @@ def train(
     extractor = extractor_for(config.evaluate.extractor, items, display)
     scorer: Any = HeldoutScore(extractor, items.heldout.data)
     if items.other is not None:
-        scorer = TranslationScore(scorer, HeldoutScore(extractor_for(AUTO, items.other), items.other.heldout.data))
+        features_b = extractor_for(config.evaluate.extractor, items.other)
+        scorer = TranslationScore(scorer, HeldoutScore(features_b, items.other.heldout.data))
     folder.create()
     folder.write_skipped(items.train.skipped)
     if config.train.tensorboard:
@@ -311,6 +316,9 @@ def train(
     write_text(folder.config, dump_yaml(config))
     write_json(folder.facts, facts)
     loop = trainer(family)
+    if init is not None:  # again: what the family took from the data in between is learned state of that model
+        start_from(family, init)
+        loop.shown.load_state_dict(family.state_dict())
     if going_on and loop.resume():
         display.note(f"going on from step {loop.step} of {config.train.steps}")
     loop.fit()
@@ -355,7 +363,8 @@ def provenance(config: Config, data: Data) -> dict[str, Any]:
 
 def data_facts(data: Data) -> dict[str, Any]:
     """What must be the same when a run goes on."""
-    return {
+    codec = {} if data.codec is None else {"codec": weights_hash(data.codec)}
+    return codec | {
         "fingerprint": data.train.fingerprint(), "heldout_fingerprint": data.heldout.fingerprint(),
         "space": list(data.train.item_shape), "classes": data.classes,
         **({} if data.other is None else {"other": data_facts(data.other)}),
@@ -409,6 +418,7 @@ def finish(
         data,
         extractor,
         settings.final_samples,
+        extractor_name=settings.extractor,
         likelihood=(settings.likelihood_items, settings.importance_samples),
     )
     if priors:
@@ -432,7 +442,7 @@ def choose_prior(
         Items(d, label, model.classes, device, model.modality).take(spaced(len(d), FITTED))
         for d in (data.train, data.heldout)
     )
-    train, heldout = ((model.modality.encode(raw), y) for raw, y in (train, heldout))
+    train, heldout = (top_codes(family, raw, y, seed) for seed, (raw, y) in enumerate((train, heldout)))
     criterion = "fid" if len(data.heldout) >= ENOUGH_FOR_FID else "kid"
     scores, best = {}, (np.inf, {}, None)
     for name, options, prior in candidates(family, train, heldout, list(config.evaluate.samplers)):
@@ -442,8 +452,11 @@ def choose_prior(
         if scores[name][criterion] < best[0]:
             best = scores[name][criterion], options, prior
     family.sampler = best[2]
+    chosen = next(name for name, found in scores.items() if found[criterion] == best[0])
+    model.description.training["scores"] = model.description.training.get("scores", {}) | scores[chosen]
+    model.description.training["prior"] = chosen
     model.description.options["sampler"] = best[1]
-    model.description.attributes = attributes(top_codes(family, *train, seed=0), data, spaced(len(data.train), FITTED))
+    model.description.attributes = attributes(train[0], data, spaced(len(data.train), FITTED))
     return model, scores
 
 
@@ -459,12 +472,13 @@ def attributes(codes: torch.Tensor, data: Data, rows: np.ndarray) -> dict[str, l
 
 def evaluate_model(
     model: Model, data: Data, extractor: Any, count: int, seed: int = 1, likelihood: tuple[int, int] = (1000, 100),
-    display: Display | None = None,
+    display: Display | None = None, extractor_name: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
     """Scores of `count` samples of a model against held-out data, with the row of real data beside; of a VAE also the
     likelihood of `likelihood` = (items, importance samples of each); of two domains those of their translations."""
     if data.other is not None:
-        return evaluate_translations(model, data, data.other, extractor, count, seed)
+        features = extractor, extractor_for(extractor_name, data.other)
+        return evaluate_translations(model, data, data.other, features, count, seed)
     samples = model.modality.raw(model.sample(count, seed))
     result = evaluate_items(samples, data.train.data, data.heldout.data, extractor, seed=seed, split=data.split)
     add_modes(result, samples, data.train.spec)
@@ -479,20 +493,21 @@ def evaluate_model(
 
 
 def evaluate_translations(
-    model: Model, a: Data, b: Data, extractor: Any, count: int, seed: int = 1
+    model: Model, a: Data, b: Data, extractors: tuple[Any, Any], count: int, seed: int = 1
 ) -> dict[str, Any]:  # fmt: skip
     """Scores of the translations of held-out items in both directions, each against the held-out items of the domain
     that they were brought to. The result is that of a → b, with that of b → a under 'back'."""
     results = {}
-    for there, here, to, features in ((b, a, "b", None), (a, b, "a", extractor)):
-        features = features or extractor_for(AUTO, there)
+    for there, here, to, features in ((b, a, "b", extractors[1]), (a, b, "a", extractors[0])):
         raw = here.heldout.data[spaced(len(here.heldout), count)]
         made = translate_raw(model.family, torch.from_numpy(np.ascontiguousarray(raw)), to)
         results[to] = evaluate_items(made, there.train.data, there.heldout.data, features, seed=seed, split=there.split)
         results[to]["rows"]["not translated"] = untranslated(raw, made.shape[1:], there, features, seed)
     results["b"]["back"] = results["a"]
     cycle = model.family.measure(
-        model.modality.encode(torch.from_numpy(a.heldout.data[spaced(len(a.heldout), 1000)])), None, 0
+        model.modality.encode(torch.from_numpy(a.heldout.data[spaced(len(a.heldout), 1000)]).to(model.family.device)),
+        None,
+        0,
     )
     results["b"]["cycle"] = cycle
     return results["b"]
@@ -572,19 +587,30 @@ def _evaluate_run(
 ) -> dict[str, Any]:  # fmt: skip
     training = model.description.training
     config = Config(data=training["data_config"], data_b=training.get("data_b"))
-    if data is not None and data != config.data.source:
+    if data is not None and not same_source(data, config.data.source):
         config.data.heldout = None
     config = _data_config(config, data, heldout, training.get("seed", seed))
     space = model.modality.item_space
     if len(space) == 3:
         config.data.size, config.data.channels = f"{space[1]}x{space[2]}", space[0]  # type: ignore[assignment]
     items = load_data(config)
+    if model.classes and items.label is not None:
+        items.heldout = _of_known_classes(items.heldout, items.label, model.classes)
     chosen = extractor_for(extractor or training.get("extractor", "auto"), items, display)
-    result = evaluate_model(model, items, chosen, count, likelihood=likelihood, display=display)
+    name = extractor or training.get("extractor", "auto")
+    result = evaluate_model(
+        model, items, chosen, count, likelihood=likelihood, display=display, extractor_name=name
+    )  # fmt: skip
     folder = RunFolder(model_folder(run).parent)
     if folder.evaluation.exists():
         result["training"] = read_json(folder.evaluation).get("training", {})
     return result
+
+
+def same_source(one: str, other: str) -> bool:
+    """Whether two SRC name the same, however their paths are spelled."""
+    (a, _, select_a), (b, _, select_b) = one.partition("#"), other.partition("#")
+    return select_a == select_b and Path(a).resolve() == Path(b).resolve()
 
 
 def read_for(model: Model, spec: str, domain: str = "a") -> Dataset:

@@ -62,7 +62,6 @@ def train(
 ) -> None:
     """Train a model; the same command again goes on where it stopped."""
     from morphogen import api
-    from morphogen.evaluation import table
     from morphogen.progress import TerminalDisplay
 
     settings = setting or []
@@ -76,8 +75,9 @@ def train(
             recipe, data, data_b, out=out, settings=settings, steps=steps, minutes=minutes, init=init, display=terminal,
             command=shlex.join(["morphogen", *[a for a in sys.argv[1:] if a != "--debug"]]),
         )  # fmt: skip
-    _print(table(run.evaluation))
-    typer.echo(f"The model is in {run.path / 'model'}; sample it: morphogen sample {run.path} -n 64 --out samples")
+    _print_evaluation(run.evaluation)
+    use = f"translate {run.path} SRC --to b" if "back" in run.evaluation else f"sample {run.path} -n 64"
+    typer.echo(f"The model is in {run.path / 'model'}; use it: morphogen {use} --out samples")
 
 
 def _dry_run(config: Any) -> None:
@@ -87,7 +87,7 @@ def _dry_run(config: Any) -> None:
 
     data = api.load_data(config)
     description = api.describe(config, data)
-    family = api.build_family(description, config.augment)
+    family = api.build_family(description, config.augment, codec=data.codec)
     api.check_terms(config, family)
     typer.echo(dump_yaml(config))
     sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in family.named_children()}
@@ -217,7 +217,7 @@ def score(
     sort: Annotated[bool, typer.Option("--sort", help="anomalies first")] = False,
     label: LabelOption = None,
 ) -> None:  # fmt: skip
-    """Judge items one by one: a GAN's probability that each is real, a VAE's likelihood bound in nats."""
+    """Judge items one by one: a GAN's probability of being real, a VAE's likelihood bound, a cycle GAN's logit."""
     from morphogen.api import labels_for, names_of, read_for
     from morphogen.model import load
     from morphogen.output import report_skipped, write_csv
@@ -249,7 +249,6 @@ def evaluate(
 ) -> None:
     """Score a model, or anybody's samples, against held-out data; the row of real data is the floor."""
     from morphogen import api
-    from morphogen.evaluation import table
     from morphogen.progress import TerminalDisplay
 
     display = None if as_json else TerminalDisplay(1)
@@ -260,7 +259,7 @@ def evaluate(
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        _print(table(result))
+        _print_evaluation(result)
 
 
 @app.command()
@@ -314,10 +313,21 @@ def doctor() -> None:
     typer.echo(f"memory     {available_memory() / 2**30:.1f} GiB available")
 
 
-def _print(table: Any) -> None:
+def _print_evaluation(result: dict[str, Any]) -> None:
+    """The table of scores; of two domains both, and the error of the cycle."""
     from rich.console import Console
 
-    Console().print(table)
+    from morphogen.evaluation import table
+
+    console = Console()
+    if "back" not in result:
+        console.print(table(result))
+        return
+    for title, part in (("a to b", result), ("b to a", result["back"])):
+        shown = table(part)
+        shown.title = title
+        console.print(shown)
+    console.print(f"a to b to a: mean absolute error {result['cycle']['cycle_a']:.4g}, of values between -1 and 1")
 
 
 def _sentence(error: Exception) -> str:

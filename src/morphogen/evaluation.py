@@ -116,6 +116,11 @@ def likelihood_of(
     result |= {"items": len(x), "latent_dim": family.latent_dim, "warnings": warnings(measured)}
     if family.options.posterior == "point":
         return result
+    if family.options.likelihood == "bernoulli" and not family.options.binarize:
+        result["note"] = (
+            "Bernoulli on grey levels is a loss and no probability, so there is no −log p(x): set model.binarize."
+        )
+        return result
     found, begin = [], time.perf_counter()
     for nll in family.nll(x, y, samples, seed):
         found.append(nll.cpu())
@@ -125,7 +130,7 @@ def likelihood_of(
             progress(f"likelihood of {done} of {len(x)} items, {left:.0f} s left")
     each = torch.cat(found).double()
     result |= {"iw_nll": float(each.mean()), "iw_nll_error": float(each.std() / len(each) ** 0.5), "samples": samples}
-    if family.density.discrete and (family.options.binarize or family.options.likelihood != "bernoulli"):
+    if family.density.discrete:
         result["bits_per_dim"] = result["iw_nll"] / (math.log(2) * x[0].numel())
     else:
         result["note"] = "This likelihood is a density of continuous values: it has no bits per dimension."
@@ -149,6 +154,7 @@ def likelihood_lines(result: dict[str, Any]) -> list[str]:
             }
             text += "".join(f"; {words} {found[key]:.3g} nats" for key, words in known.items() if key in found)
         lines += [f"{text}; {found['active_units']:.0f} of {found['latent_dim']} units active", *found["warnings"]]
+        lines += [found["note"]] if "note" in found else []
     if "priors" in result:
         scores = ", ".join(f"{name} FID {v['fid']:.3g}" for name, v in result["priors"].items())
         lines.append(f"priors by held-out score: {scores}")

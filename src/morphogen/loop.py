@@ -127,8 +127,8 @@ def frequent_labels(counts: list[int], count: int, seed: int) -> Tensor:
 class Trainer:
     """The state of one training and the way it moves.
 
-    scorer: raw samples (N, *item) → {'fid': …, 'kid': …}, lower better, for the choice of the best model; of two domains
-        (translations, the domain they went to) → the same.
+    scorer: raw samples (N, *item) → {'fid': …, 'kid': …}, lower better, for the choice of the best model; of two
+        domains (translations, the domain they went to) → the same.
     other: training and held-out items of a second domain.
     save_model: (family in evaluation mode, step, scores) writes RUN/model.
     """
@@ -151,7 +151,8 @@ class Trainer:
             train_b, heldout_b = (Items(d, None, [], precision.device, family.other) for d in other)
             self.other = train_b, heldout_b
         labels = self.items.labels
-        few = family.criterion == "fid" and len(self.heldout) < ENOUGH_FOR_FID
+        fewest = min(len(self.heldout), len(heldout) if other is None else len(other[1]))
+        few = family.criterion == "fid" and fewest < ENOUGH_FOR_FID
         self.criterion = "kid" if few else family.criterion
         self.label_counts = [] if labels is None else torch.bincount(labels, minlength=len(classes)).tolist()
         seen = self.modality.encode(self.items.take(spaced(len(self.items), 2000))[0])

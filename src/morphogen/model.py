@@ -9,6 +9,7 @@ Shapes: N items · raw images uint8 (N, C, H, W) · arrays as in .npy files: (N,
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,7 @@ def build_family(
             raise UsageError(f"A {description.family} has no network '{name}'; it has {', '.join(sorted(roles))}.")
     other, more = description.other, {}
     if other:
-        if "translate" not in vars(cls):
+        if cls.translate is Family.translate:
             raise UsageError(f"A {description.family} has one domain; leave --data-b out, or use a cycle recipe.")
         more = {"other": MODALITIES[other["modality"]](tuple(other["space"]))}
     family = cls(modality, options, len(description.classes), augment, networks, **more)
@@ -143,14 +144,10 @@ class Model:
 
         A GAN has no encoder: its codes are found by search.
         """
-        x = self.tensor(items)
-        y = self._given_labels(label, len(x))
-        parts = [
-            self.family.encode(
-                x[i : i + CHUNK], None if y is None else y[i : i + CHUNK], seed_of(seed, i) if i else seed, sampled
-            )
-            for i in range(0, len(x), CHUNK)
-        ]
+        y, parts = self._given_labels(label, len(items)), []
+        for i in range(0, len(items), CHUNK):
+            x, its = self.tensor(items[i : i + CHUNK]), None if y is None else y[i : i + CHUNK]
+            parts.append(self.family.encode(x, its, seed_of(seed, i) if i else seed, sampled))
         return torch.cat(parts).cpu().numpy()
 
     def decode(self, codes: np.ndarray, label: str | list[str] | None = None) -> np.ndarray:
@@ -219,7 +216,7 @@ class Model:
 
     def score(self, items: np.ndarray, label: str | list[str] | None = None) -> np.ndarray:
         """How well each item (N,) fits the training data: a GAN's probability of being real, 0.5 for its samples; a
-        VAE's bound on the log-likelihood, in nats."""
+        VAE's bound on the log-likelihood, in nats; a cycle GAN's logit."""
         x = self.tensor(items)
         y = self._given_labels(label, len(x))
         return self.family.score(x, y).cpu().numpy()
@@ -278,7 +275,8 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
 def save_model(family: Family, description: Description, folder: Path) -> None:
     """Write model/ with config.json, weights.safetensors and the card; OSError when the disk is full."""
     with new_folder(folder) as part:
-        save_tensors(family.state_dict(), part / "weights.safetensors")
+        tensors = {k: v for k, v in family.state_dict().items() if k not in family.for_training}
+        save_tensors(tensors, part / "weights.safetensors")
         (part / "config.json").write_text(
             json.dumps(description.__dict__, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -304,11 +302,20 @@ def load(path: str | Path, networks: dict[str, nn.Module] | None = None) -> Mode
     codec = load(folder / "codec") if (folder / "codec").exists() else None
     family = build_family(description, networks=networks, codec=codec)
     try:
-        family.load_state_dict(load_tensors(folder / "weights.safetensors"))
+        fresh = {k: v for k, v in family.state_dict().items() if k in family.for_training}
+        family.load_state_dict(load_tensors(folder / "weights.safetensors") | fresh)
     except RuntimeError as error:
         raise MorphogenError(f"{folder} is damaged: {str(error).splitlines()[-1].strip()}") from None
     precision = choose("float32")  # samples and scores are measured in full precision
     return Model(precision.place(family), description)
+
+
+def weights_hash(model: Model) -> str:
+    """A short hash of a model's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.family.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def start_from(family: Family, path: str | Path) -> tuple[int, int]:

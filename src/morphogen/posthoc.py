@@ -31,8 +31,7 @@ FLOW_STEPS, FLOW_BATCH, FLOW_CHECK = 4000, 512, 200
 def fit_mixture(codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor | None, classes: int) -> Any:
     """A mixture of normals with full covariances on codes (N, Z); the number of components by held-out likelihood."""
     best, score = None, -np.inf
-    for components in COMPONENTS:
-        each = max(1, components // max(1, classes))
+    for each in dict.fromkeys(max(1, components // max(1, classes)) for components in COMPONENTS):
         if best is not None and each * codes.shape[1] * ENOUGH * max(1, classes) > len(codes):
             break
         mixture = _mixture_of(codes, y, classes, each)
@@ -48,7 +47,8 @@ def _mixture_of(codes: Tensor, y: Tensor | None, classes: int, components: int) 
     mixture = GaussianMixture(codes.shape[1], (), classes, components=components)
     ridge = 1e-4 * float(codes.var(0).mean()) + 1e-8
     for group in range(max(1, classes)):
-        part = (codes if y is None else codes[y == group]).double().numpy()
+        part = codes if y is None else codes[y == group]
+        part = (part if len(part) > 1 else codes).double().numpy()  # one item has no covariance: those of all labels
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # 30 rounds are near enough
             fit = Fit(min(components, len(part)), reg_covar=ridge, max_iter=30, random_state=0).fit(part)
@@ -98,26 +98,27 @@ def options_of(name: str, prior: Any) -> dict[str, Any]:
     return {"kind": name} | (FLOW if name == "flow" else {"components": int(prior.weights.shape[1])})
 
 
+Coded = tuple[Tensor, Tensor | None]
+"""Top codes (N, Z) of items and their labels (N,) or None, on the processor."""
+
+
 def candidates(
-    family: VAE, train: tuple[Tensor, Tensor | None], heldout: tuple[Tensor, Tensor | None], names: list[str]
-) -> Iterator[tuple[str, dict[str, Any], Any]]:
+    family: VAE, train: Coded, heldout: Coded, names: list[str]
+) -> Iterator[tuple[str, dict[str, Any], Any]]:  # fmt: skip
     """(name, options, prior) of each prior that can make samples: the trained one (None), then those fitted here to
-    random codes of training items (N, *space) and their labels."""
+    the codes of training items."""
     if family.options.posterior == "normal":
         yield "trained", {}, None
-    codes = top_codes(family, *train, seed=0)
-    unseen = top_codes(family, *heldout, seed=1)
-    labels = [None if y is None else y.cpu() for _, y in (train, heldout)]
     for name in names:
-        prior = FITS[name](codes, labels[0], unseen, labels[1], family.classes).requires_grad_(False).eval()
-        yield name, options_of(name, prior), prior
+        prior = FITS[name](*train, *heldout, family.classes).requires_grad_(False).eval()
+        yield name, options_of(name, prior), prior.to(family.device)
 
 
 @torch.no_grad()
-def top_codes(family: VAE, x: Tensor, y: Tensor | None, seed: int) -> Tensor:
-    """One random code of the top layer (N, Z) for each item (N, *space), on the processor."""
+def top_codes(family: VAE, raw: Tensor, y: Tensor | None, seed: int) -> Coded:
+    """One random code of the top layer for each raw item (N, *item), a few items at a time."""
     parts = []
-    for k in range(0, len(x), 500):
-        label = None if y is None else y[k : k + 500]
-        parts.append(family.encode(x[k : k + 500], label, seed_of(seed, k), sampled=True)[:, : family.top_dim])
-    return torch.cat(parts).cpu()
+    for k in range(0, len(raw), 500):
+        x, label = family.modality.encode(raw[k : k + 500]), None if y is None else y[k : k + 500]
+        parts.append(family.encode(x, label, seed_of(seed, k), sampled=True)[:, : family.top_dim].cpu())
+    return torch.cat(parts), None if y is None else y.cpu()

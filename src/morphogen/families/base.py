@@ -63,6 +63,8 @@ class Family(nn.Module, ABC):
     averaged: sub-modules whose moving average makes the samples.
     criterion: the held-out score, lower better, that chooses the best model: 'fid' or one of `measure`.
     numbers: plain state beside the tensors (the strength of augmentation), saved in every checkpoint.
+    augmentations: the values of `augment.mode` that it heeds.
+    for_training: names of buffers that only the training needs, so that they are in checkpoints and not in models.
     """
 
     Options: ClassVar[type[Section]]
@@ -70,6 +72,8 @@ class Family(nn.Module, ABC):
     terms: ClassVar[dict[str, tuple[str, ...]]]
     averaged: ClassVar[tuple[str, ...]]
     criterion: ClassVar[str] = "fid"
+    for_training: ClassVar[tuple[str, ...]] = ()
+    augmentations: ClassVar[tuple[str, ...]] = ("off", "fixed", "adaptive")
     latent_dim: int
 
     def __init__(

@@ -43,8 +43,9 @@ class CycleGANOptions(Section):
     @field_validator("loss")
     @classmethod
     def _known_loss(cls, name: str) -> str:
-        if name not in LOSSES:
-            raise ValueError(f"there is no such loss, only {', '.join(LOSSES)}")
+        known = [k for k in LOSSES if k != "wasserstein"]  # which needs a gradient penalty
+        if name not in known:
+            raise ValueError(f"there is no such loss here, only {', '.join(known)}")
         return name
 
 
@@ -62,6 +63,8 @@ class CycleGAN(Family):
         "discriminator": ("critic_a", "critic_b", "r1_a", "r2_a", "r1_b", "r2_b"),
     }
     averaged = ("to_a", "to_b")
+    for_training = ("pool_a", "pool_b")
+    augmentations = ("off", "fixed")
 
     def __init__(
         self,
@@ -74,6 +77,8 @@ class CycleGAN(Family):
     ):
         """other: the modality of the second domain; None for noise."""
         super().__init__(modality, options, classes, augment, other)
+        if other is not None and classes:
+            raise UsageError("Labels do not condition a cycle GAN between two data sets; leave data.label out.")
         self.latent_dim, own = options.latent_dim, networks or {}
         a = modality.space
         b = (options.latent_dim,) if other is None else other.space
@@ -103,7 +108,9 @@ class CycleGAN(Family):
         for side, space in (("a", a), ("b", b)):
             pooled = options.pool if other is not None else 0
             self.register_buffer(f"pool_{side}", torch.zeros(pooled, *space))
-        self.numbers = {"augment": self.augment.probability if self.augment.mode != "off" else 0.0, "pooled": 0}
+        self.numbers = {"augment": self.augment.probability if self.augment.mode != "off" else 0.0}
+        if other is not None and options.pool:
+            self.numbers |= {"pooled_a": 0, "pooled_b": 0}
 
     @torch.no_grad()
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
@@ -125,7 +132,7 @@ class CycleGAN(Family):
         """This step's items of the second domain (B, *space_b): of the data, or noise."""
         if self.other is not None:
             return batch["b"]
-        if "noise" not in turn.cache:
+        if turn.player == "generator" or turn.repeat or "noise" not in turn.cache:
             turn.cache["noise"] = turn.normal("z", len(batch["a"]), self.latent_dim, device=self.device)
         return turn.cache["noise"]
 
@@ -145,8 +152,8 @@ class CycleGAN(Family):
         fake_b = kept_b = None
         if needs_b:
             fake_b, kept_b = self._both(self.translate_b, a, b if same and "identity_b" in wanted else None, y)
-            turn.cache["fake_b"] = fake_b.detach()
-        turn.cache["fake_a"], turn.cache["label"] = fake_a.detach(), y
+            turn.cache["fake_b"] = fake_b.detach(), y
+        turn.cache["fake_a"] = fake_a.detach(), y
         if "adversarial_a" in wanted:
             terms["adversarial_a"] = self._adversarial(turn, "a", a, fake_a, y)
         if "adversarial_b" in wanted and fake_b is not None:
@@ -189,38 +196,37 @@ class CycleGAN(Family):
         for k, side in enumerate("ab"):
             if f"critic_{side}" not in turn.weights:
                 continue
-            real, fake = items[side], self._pooled(turn, side, self._fake(turn, side, batch))
-            labels = None if y is None else torch.cat([y, y])
+            fake, fake_y = self._fake(turn, side, batch)
+            real, fake = items[side], self._pooled(turn, side, fake)
+            labels = None if y is None else torch.cat([y, fake_y])
             logits = self._judge(turn, side, "both", torch.cat([real, fake]), labels).chunk(2)
             terms[f"critic_{side}"] = _by_item(LOSSES[self.options.loss].discriminator(*logits))
-            for name, x in (("r1", real), ("r2", fake)):
+            for name, x, its in (("r1", real, y), ("r2", fake, fake_y)):
                 if f"{name}_{side}" in turn.weights:
-                    terms[f"{name}_{side}"] = self._penalty(turn, side, name, x, y, self.spreads[k])
-        if self.options.pool and self.other is not None:
-            self.numbers["pooled"] = min(self.options.pool, int(self.numbers["pooled"]) + len(batch["a"]))
+                    terms[f"{name}_{side}"] = self._penalty(turn, side, name, x, its, self.spreads[k])
         return terms
 
-    def _fake(self, turn: Turn, side: str, batch: dict[str, Tensor]) -> Tensor:
-        """What the generators made in this step, or, in a further turn of the critics, make now."""
-        fake = turn.cache.pop(f"fake_{side}", None)
-        if fake is None:
-            with torch.no_grad():
-                y = batch.get("label")
-                fake = (
-                    self.translate_a(self._domain_b(turn, batch), y) if side == "a" else self.translate_b(batch["a"], y)
-                )
-        return fake
+    def _fake(self, turn: Turn, side: str, batch: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        """What the generators made in this step, or, in a further turn of the critics, make now; and their labels."""
+        if f"fake_{side}" in turn.cache:
+            return turn.cache.pop(f"fake_{side}")
+        y = batch.get("label")
+        with torch.no_grad():
+            fake = self.translate_a(self._domain_b(turn, batch), y) if side == "a" else self.translate_b(batch["a"], y)
+        return fake, y
 
     @torch.no_grad()
     def _pooled(self, turn: Turn, side: str, fake: Tensor) -> Tensor:
         """The translations (B, *space), half of them swapped for earlier ones once the pool is full (Shrivastava et al.
         2017, section 2.3)."""
-        pool, filled = getattr(self, f"pool_{side}"), int(self.numbers["pooled"])
+        pool = getattr(self, f"pool_{side}")
         if not len(pool):
             return fake
+        filled = int(self.numbers[f"pooled_{side}"])
         if filled < len(pool):
             room = min(len(pool) - filled, len(fake))
             pool[filled : filled + room] = fake[:room]
+            self.numbers[f"pooled_{side}"] = filled + room
             return fake
         slots = turn.uniform("pool " + side, len(pool), device=fake.device).argsort()[: len(fake)]
         swap = turn.uniform("swap " + side, len(fake), device=fake.device)[: len(slots)] < 0.5
@@ -250,6 +256,8 @@ class CycleGAN(Family):
     def encode(self, x: Tensor, y: Tensor | None, seed: int, sampled: bool = False) -> Tensor:
         """The codes (B, Z) of items of domain a; its second domain must be noise."""
         self._need_noise("encode")
+        if sampled:
+            raise UsageError("This encoder gives one code for an item: there is no distribution to draw from.")
         return self.translate_b(x, y)
 
     def translate(self, x: Tensor, to: str) -> Tensor:

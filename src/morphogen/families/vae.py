@@ -43,7 +43,9 @@ class VAEOptions(Section):
     scale: float | None = Field(default=None, gt=0, description="of gaussian and laplace; by default the optimal one")
     binarize: bool = Field(default=False, description="draw black-or-white items from the grey ones, anew at each step")
     posterior: Literal["normal", "point"] = Field(default="normal", description="'point': an autoencoder")
-    free_bits: float = Field(default=0.0, ge=0, description="nats of KL that a unit has free")
+    free_bits: float = Field(
+        default=0.0, ge=0, description="nats of KL that a unit has free; a trained prior has one unit"
+    )
     target_kl: float | None = Field(default=None, ge=0, description="nats the KL is held at, in place of pressing it")
     importance_samples: int = Field(default=8, ge=1, description="samples of the term 'iwae'")
     dreg: bool = Field(default=False, description="the term 'iwae' with the doubly reparameterised gradient")
@@ -86,6 +88,7 @@ class VAE(Family):
     terms = {"autoencoder": ("reconstruction", "kl", "iwae")}  # noqa: RUF012
     averaged = ("encoder", "decoder", "prior")
     criterion = "nelbo"
+    augmentations = ("off",)
 
     def __init__(
         self,
@@ -260,10 +263,10 @@ class VAE(Family):
         self, x: Tensor, y: Tensor | None, encoded: Any, samples: int, seed: int, rows: int
     ) -> Iterator[Tensor]:
         """log w (B, k) of the items' samples, k at a time."""
-        generator, at_once = torch.Generator(x.device).manual_seed(seed), max(1, rows // len(x))
+        generator, at_once = torch.Generator(x.device).manual_seed(seed), max(1, rows // CHUNK)
         for done in range(0, samples, at_once):
-            k = min(at_once, samples - done)
-            noise = torch.randn(k * len(x), self.latent_dim, generator=generator, device=x.device)
+            k = min(at_once, samples - done)  # drawn for a whole chunk, so that an item's score is its own
+            noise = torch.randn(CHUNK, k, self.latent_dim, generator=generator, device=x.device)[: len(x)].flatten(0, 1)
             found, many = self.explain(_repeated(encoded, k), _repeated(y, k), noise), _repeated(x, k)
             yield (self.likelihood(found.output).log_prob(many) - found.log_ratio).view(len(x), k)
 
@@ -284,7 +287,8 @@ class VAE(Family):
             one = self.explain(encoded, label, noise)
             found.append(one.kl.mean(0) * len(part))
             reconstruction.append(-self.likelihood(one.output).log_prob(part))
-            posteriors.append(self.explain(encoded, label, None).code)
+            ladder = isinstance(self.decoder, LadderDecoder)
+            posteriors.append(self.explain(encoded, label, None).code if ladder else self.top(encoded).mean)
             tops.append((self.top(encoded), one.code[:, : self.top_dim]))
         units = torch.stack(found).sum(0) / len(x)
         error, kl = float(torch.cat(reconstruction).mean()), float(units.sum())
@@ -313,6 +317,10 @@ def _check_kinds(options: VAEOptions, rank: int) -> None:
     kinds = [options.encoder.get("kind", "conv"), options.decoder.get("kind", "conv")]
     if kinds.count("ladder") == 1:
         raise UsageError("A ladder has two halves: set model.encoder.kind=ladder and model.decoder.kind=ladder.")
+    if kinds == ["ladder", "ladder"]:
+        halves = [{"width": 32, "most": 64} | half for half in (options.encoder, options.decoder)]
+        if any(halves[0][key] != halves[1][key] for key in ("width", "most")):
+            raise UsageError("The halves of a ladder meet at every size: give both the same width and most.")
     if options.dreg and "ladder" in kinds:
         raise UsageError("model.dreg works on one latent layer, not on a ladder; leave it out.")
     if options.posterior == "point" and "ladder" in kinds:

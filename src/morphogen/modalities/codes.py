@@ -38,11 +38,12 @@ class Codes:
 
     def encode(self, raw: Tensor) -> Tensor:
         """Codes (B, Z) → standardised."""
-        return (raw.float() - self.mean.to(raw.device)) / self.std.to(raw.device)
+        self.mean, self.std = self.mean.to(raw.device), self.std.to(raw.device)  # once: no copy at each step
+        return (raw.float() - self.mean) / self.std
 
     def decode(self, x: Tensor) -> np.ndarray:
         """Standardised codes (B, Z) → raw items, by the codec."""
-        codes = x.float().cpu() * self.std + self.mean
+        codes = (x.float() * self.std.to(x.device) + self.mean.to(x.device)).cpu()
         return np.concatenate([self.items.decode(part) for part in self.codec.family.items_of(codes, None)])
 
     def squash(self, x: Tensor) -> Tensor:

@@ -181,11 +181,12 @@ class Flow(Prior):
         return list(self.couplings)
 
     def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
-        v, log_det = (z - self.mean) / self.std, -self.std.log().sum()
-        for coupling, rotation in zip(self._couplings(), self.rotations, strict=True):
-            v, more = coupling.to_noise(v @ rotation, y)
-            log_det = log_det + more
-        return Normal.standard(v).log_prob(v).sum(1) + log_det
+        with torch.autocast(z.device.type, enabled=False):  # densities are float32
+            v, log_det = (z.float() - self.mean) / self.std, -self.std.log().sum()
+            for coupling, rotation in zip(self._couplings(), self.rotations, strict=True):
+                v, more = coupling.to_noise(v @ rotation, y)
+                log_det = log_det + more
+            return Normal.standard(v).log_prob(v).sum(1) + log_det
 
     def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
         v = noise
