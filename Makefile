@@ -39,6 +39,8 @@ bench: $(VENV)/.ready
 results: $(VENV)/.ready
 	$(RUN) bench/zoo.py
 	$(RUN) bench/stacked_mnist.py
+	$(RUN) bench/likelihood.py
+	$(RUN) bench/anomaly.py
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache

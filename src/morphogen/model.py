@@ -334,7 +334,8 @@ def card(description: Description, family: Family) -> str:
     """The model card, in Markdown."""
     d, t = description, description.training
     size = " x ".join(map(str, d.space))
-    parameters = {n: sum(p.numel() for p in m.parameters()) for n, m in family.named_children()}
+    parameters = {n: sum(p.numel() for p in m.parameters()) or sum(b.numel() for b in m.buffers())
+                  for n, m in family.named_children()}  # fmt: skip  # a fitted mixture is buffers only
     networks = "\n".join(f"| {name} | {count:,} |" for name, count in parameters.items())
     labels = f"conditioned on `{d.label}`: {', '.join(d.classes[:30])}" if d.classes else "unconditional"
     scores = "\n".join(f"| {name} | {value:.4g} |" for name, value in t.get("scores", {}).items())
