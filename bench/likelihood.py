@@ -1,6 +1,8 @@
 """−log p(x) of zoo/vae-mnist-binary on all 10,000 test digits, binarised by a fixed seed, by importance sampling.
 
-    python bench/likelihood.py [SAMPLES] [RUN]      needs ../shared/data; 500 samples by default; writes bench/likelihood.json
+    python bench/likelihood.py [SAMPLES] [RUN]      500 samples by default; needs ../shared/data
+
+Writes bench/likelihood.json.
 
 The processes, one a core, share the items. The estimate falls with more samples, on average: that of fewer is an upper
 bound of that of more (Burda et al. 2016, theorem 1). The standard error is that over the items.

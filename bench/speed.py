@@ -1,6 +1,7 @@
 """Training rate of Morphogen's loop against a plain PyTorch loop of the same networks, paired in one run.
 
     python bench/speed.py            prints a table and writes bench/speed.json
+    python bench/speed.py VAE        the cases whose names begin so, into bench/speed-vae.json
 
 plain: fp32, NCHW, unfused Adam, every network call on its own, a per-step .item().  by hand: the same loop with
 autocast to bf16 and channels_last. Rounds alternate between the three, so that a busy neighbour meets all of them; the
@@ -211,14 +212,15 @@ def help_seconds() -> float:
 
 
 def main() -> None:
-    best = peak()
-    rows = [measure(name, best) for name in CASES]
+    best, only = peak(), sys.argv[1] if len(sys.argv) > 1 else ""
+    rows = [measure(name, best) for name in CASES if name.startswith(only)]
     result = {
         "machine": f"{platform.processor() or platform.machine()}, {choose().why}, {torch.get_num_threads()} threads",
         "torch": torch.__version__, "bf16 convolution peak TFLOP/s": round(best / 1e12, 3), "rows": rows,
         "seconds of morphogen --help": help_seconds(),
     }  # fmt: skip
-    (HERE / "speed.json").write_text(json.dumps(result, indent=2) + "\n")
+    name = f"speed-{only.lower()}.json" if only else "speed.json"
+    (HERE / name).write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 
