@@ -44,7 +44,7 @@ def part(run: str, samples: int, worker: int, workers: int) -> list[float]:
 def main() -> None:
     samples = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     run = sys.argv[2] if len(sys.argv) > 2 else str(ROOT / "zoo" / "vae-mnist-binary")
-    workers, begin = os.cpu_count() or 1, time.perf_counter()
+    workers, begin = len(os.sched_getaffinity(0)), time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         each = np.concatenate(pool.starmap(part, [(run, samples, k, workers) for k in range(workers)]))
     result = {

@@ -30,7 +30,7 @@ from morphogen.config import (
 )
 from morphogen.data import BadItem, Dataset, open_source, prepare, split
 from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA
-from morphogen.data.images import fit_image, parse_size, to_channels
+from morphogen.data.images import parse_size
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.evaluation import HeldoutScore, TranslationScore, evaluate_items, likelihood_of
 from morphogen.families import Family
@@ -444,18 +444,17 @@ def choose_prior(
     )
     train, heldout = (top_codes(family, raw, y, seed) for seed, (raw, y) in enumerate((train, heldout)))
     criterion = "fid" if len(data.heldout) >= ENOUGH_FOR_FID else "kid"
-    scores, best = {}, (np.inf, {}, None)
+    scores, best = {}, (np.inf, "", {}, None)
     for name, options, prior in candidates(family, train, heldout, list(config.evaluate.samplers)):
         family.sampler = prior
         scores[name] = scorer(model.modality.raw(model.sample(config.evaluate.samples, config.train.seed)))
         display.note(f"samples of the prior '{name}': held-out {criterion.upper()} {scores[name][criterion]:.4g}")
         if scores[name][criterion] < best[0]:
-            best = scores[name][criterion], options, prior
-    family.sampler = best[2]
-    chosen = next(name for name, found in scores.items() if found[criterion] == best[0])
+            best = scores[name][criterion], name, options, prior
+    _, chosen, options, family.sampler = best
     model.description.training["scores"] = model.description.training.get("scores", {}) | scores[chosen]
     model.description.training["prior"] = chosen
-    model.description.options["sampler"] = best[1]
+    model.description.options["sampler"] = options
     model.description.attributes = attributes(train[0], data, spaced(len(data.train), FITTED))
     return model, scores
 
@@ -502,7 +501,9 @@ def evaluate_translations(
         raw = here.heldout.data[spaced(len(here.heldout), count)]
         made = translate_raw(model.family, torch.from_numpy(np.ascontiguousarray(raw)), to)
         results[to] = evaluate_items(made, there.train.data, there.heldout.data, features, seed=seed, split=there.split)
-        results[to]["rows"]["not translated"] = untranslated(raw, made.shape[1:], there, features, seed)
+        same = modality_of(model.family, to).stretched(raw)
+        found = evaluate_items(same, there.train.data, there.heldout.data, features, seed=seed)
+        results[to]["rows"]["not translated"] = found["rows"]["samples"]  # what a translation must beat
     results["b"]["back"] = results["a"]
     cycle = model.family.measure(
         model.modality.encode(torch.from_numpy(a.heldout.data[spaced(len(a.heldout), 1000)]).to(model.family.device)),
@@ -511,14 +512,6 @@ def evaluate_translations(
     )
     results["b"]["cycle"] = cycle
     return results["b"]
-
-
-def untranslated(raw: np.ndarray, shape: tuple[int, ...], there: Data, extractor: Any, seed: int) -> dict[str, Any]:
-    """The row of the source's own items, only fitted to the target's shape: what a translation must beat."""
-    size = shape[1], shape[2]
-    fitted = [fit_image(to_channels(x.transpose(1, 2, 0), shape[0]), size, "stretch") for x in raw]
-    items = np.stack(fitted).transpose(0, 3, 1, 2)
-    return evaluate_items(items, there.train.data, there.heldout.data, extractor, seed=seed)["rows"]["samples"]
 
 
 def add_modes(result: dict[str, Any], samples: np.ndarray, spec: str) -> None:

@@ -23,7 +23,7 @@ from morphogen import __version__
 from morphogen.config import AugmentConfig, SampleConfig, near, validate
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.families import FAMILIES, Family
-from morphogen.families.base import CHUNK, seed_of
+from morphogen.families.base import chunks, seed_of
 from morphogen.loop import frequent_labels, modality_of, sample_raw, translate_raw
 from morphogen.modalities import MODALITIES, Codes
 from morphogen.nets import initialise
@@ -145,9 +145,8 @@ class Model:
         A GAN has no encoder: its codes are found by search.
         """
         y, parts = self._given_labels(label, len(items)), []
-        for i in range(0, len(items), CHUNK):
-            x, its = self.tensor(items[i : i + CHUNK]), None if y is None else y[i : i + CHUNK]
-            parts.append(self.family.encode(x, its, seed_of(seed, i) if i else seed, sampled))
+        for i, part, its in chunks(items, y):
+            parts.append(self.family.encode(self.tensor(part), its, seed_of(seed, i) if i else seed, sampled))
         return torch.cat(parts).cpu().numpy()
 
     def decode(self, codes: np.ndarray, label: str | list[str] | None = None) -> np.ndarray:
@@ -202,9 +201,7 @@ class Model:
         source = modality_of(self.family, "a" if to == "b" else "b")
         if source is None or self.family.other is None:
             raise UsageError("This model has one domain and cannot translate.")
-        raw = np.require(source.raw(items), requirements=["C", "W"])
-        if tuple(raw.shape[1:]) != source.item_space:
-            raise UsageError(f"The model takes items of shape {source.item_space} there, not {tuple(raw.shape[1:])}.")
+        raw = raw_items(items, source)
         return modality_of(self.family, to).array(translate_raw(self.family, torch.from_numpy(raw), to))
 
     def translator(self, source: str, to: str) -> nn.Module:
@@ -223,9 +220,7 @@ class Model:
 
     def tensor(self, items: np.ndarray) -> Tensor:
         """Items in .npy layout → the family's tensors (N, *space); UsageError when their shape is another."""
-        raw = np.require(self.modality.raw(items), requirements=["C", "W"])  # torch wants to own what it wraps
-        if tuple(raw.shape[1:]) != self.modality.item_space:
-            raise UsageError(f"The model takes items of shape {self.modality.item_space}, not {tuple(raw.shape[1:])}.")
+        raw = raw_items(items, self.modality)
         return self.modality.encode(torch.from_numpy(self.modality.stored(raw)).to(self.family.device))
 
     def _given_labels(self, label: str | list[str] | None, count: int) -> Tensor | None:
@@ -237,6 +232,14 @@ class Model:
     def save(self, folder: str | Path) -> None:
         """Write the three files of a model folder, all or nothing."""
         save_model(self.family, self.description, Path(folder))
+
+
+def raw_items(items: np.ndarray, modality: Any) -> np.ndarray:
+    """Items in .npy layout → raw items (N, *item_space) of a modality; UsageError when their shape is another."""
+    raw = np.require(modality.raw(items), requirements=["C", "W"])  # torch wants to own what it wraps
+    if tuple(raw.shape[1:]) != modality.item_space:
+        raise UsageError(f"The model takes items of shape {modality.item_space}, not {tuple(raw.shape[1:])}.")
+    return raw
 
 
 class Squash(nn.Module):

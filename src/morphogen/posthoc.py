@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Fit
 from torch import Tensor
 
-from morphogen.families.base import seed_of
+from morphogen.families.base import chunks, seed_of
 from morphogen.families.vae import VAE
 from morphogen.nets.priors import Flow, GaussianMixture
 
@@ -118,7 +118,7 @@ def candidates(
 def top_codes(family: VAE, raw: Tensor, y: Tensor | None, seed: int) -> Coded:
     """One random code of the top layer for each raw item (N, *item), a few items at a time."""
     parts = []
-    for k in range(0, len(raw), 500):
-        x, label = family.modality.encode(raw[k : k + 500]), None if y is None else y[k : k + 500]
+    for k, part, label in chunks(raw, y, 500):
+        x = family.modality.encode(part)
         parts.append(family.encode(x, label, seed_of(seed, k), sampled=True)[:, : family.top_dim].cpu())
     return torch.cat(parts), None if y is None else y.cpu()

@@ -26,6 +26,12 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little") >> 1
 
 
+def chunks(rows: Any, y: Tensor | None, size: int = CHUNK) -> Iterator[tuple[int, Any, Tensor | None]]:
+    """(start, part of the rows, its labels), `size` rows at a time; rows (N, …) of an array or a tensor."""
+    for start in range(0, len(rows), size):
+        yield start, rows[start : start + size], None if y is None else y[start : start + size]
+
+
 @dataclass
 class Turn:
     """One player's move.

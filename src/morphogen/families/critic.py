@@ -1,17 +1,49 @@
-"""What families with a discriminator ask of it: a judgement of augmented items, and the penalties on its slope.
+"""What families with a discriminator share: its options, its judgement of augmented items, penalties on its slope.
 
 Shapes: B batch · space (C, *S). A discriminator's logits are (B,), or (B, H', W') for patches.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from morphogen.config import AugmentConfig
+from morphogen.config import AugmentConfig, Section
 from morphogen.families.augment import augment
 from morphogen.families.base import Turn
-from morphogen.objectives.adversarial import squared_difference, squared_slope
+from morphogen.objectives.adversarial import LOSSES, squared_difference, squared_slope
+
+
+class CriticOptions(Section):
+    """The part of the `model` section that says how a discriminator is taught."""
+
+    known_losses: ClassVar[tuple[str, ...]] = tuple(LOSSES)
+    latent_dim: int = Field(default=64, ge=1, description="of the noise")
+    loss: str = Field(default="relativistic", description=", ".join(LOSSES))
+    penalty: Literal["exact", "difference"] = Field(
+        default="exact", description="form of R1 and R2: gradient or difference"
+    )
+    sigma: float = Field(default=0.05, gt=0, description="step of the difference form")
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, name: str) -> str:
+        if name not in cls.known_losses:
+            raise ValueError(f"there is no such loss here, only {', '.join(cls.known_losses)}")
+        return name
+
+    @property
+    def difference(self) -> float | None:
+        """The step of the difference form, None for the exact one."""
+        return None if self.penalty == "exact" else self.sigma
+
+
+def spread_of(x: Tensor) -> Tensor:
+    """The total variance () of items (N, *space): the unit in which slopes of D are counted."""
+    return x.flatten(1).var(0).sum().clamp_min(1e-8)
 
 
 def judge(
@@ -38,6 +70,6 @@ def slope_penalty(
     return spread * squared_difference(lambda x: whole(critic(x, twice)), x, noise, sigma)
 
 
-def whole(logits: Tensor) -> Tensor:
-    """One number an item (B,): the logit, or the mean of its patches' logits."""
-    return logits if logits.dim() == 1 else logits.flatten(1).mean(1)
+def whole(values: Tensor) -> Tensor:
+    """One number an item (B,) out of (B,), or out of its patches (B, H', W'): their mean."""
+    return values if values.dim() == 1 else values.flatten(1).mean(1)

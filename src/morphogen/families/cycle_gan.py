@@ -12,41 +12,32 @@ Shapes: B batch · space_a, space_b (C, *S), or (Z,) for noise · K classes (0: 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from morphogen.config import AugmentConfig, Section
+from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
-from morphogen.families.base import CHUNK, Family, Turn
-from morphogen.families.critic import judge, slope_penalty, whole
+from morphogen.families.base import Family, Turn, chunks
+from morphogen.families.critic import CriticOptions, judge, slope_penalty, spread_of, whole
 from morphogen.nets import DISCRIMINATORS, ENCODERS, GENERATORS, PATCH_CRITICS, TRANSLATORS, build_network
 from morphogen.objectives.adversarial import LOSSES
 
 
-class CycleGANOptions(Section):
-    """The `model` section of a cycle GAN's config."""
+class CycleGANOptions(CriticOptions):
+    """The `model` section of a cycle GAN's config. latent_dim: of the noise, where the second domain is noise."""
 
-    latent_dim: int = Field(default=64, ge=1, description="of the noise, where the second domain is noise")
-    loss: str = Field(default="leastsquares", description=", ".join(LOSSES))
-    penalty: Literal["exact", "difference"] = Field(default="difference", description="form of R1 and R2")
-    sigma: float = Field(default=0.05, gt=0, description="step of the difference form")
+    known_losses: ClassVar[tuple[str, ...]] = tuple(k for k in LOSSES if k != "wasserstein")  # it needs unit slopes
+    loss: str = Field(default="leastsquares", description=", ".join(known_losses))
+    penalty: Literal["exact", "difference"] = "difference"
     pool: int = Field(default=50, ge=0, description="earlier translations kept for the critics, 0 for none")
     hide: float = Field(default=0.0, ge=0, description="noise on a translation before the way back, against hiding")
     to_a: dict[str, Any] = Field(default_factory=dict, description="kind and options of the network b → a")
     to_b: dict[str, Any] = Field(default_factory=dict, description="kind and options of the network a → b")
     critic_a: dict[str, Any] = Field(default_factory=dict, description="kind and options")
     critic_b: dict[str, Any] = Field(default_factory=dict, description="kind and options")
-
-    @field_validator("loss")
-    @classmethod
-    def _known_loss(cls, name: str) -> str:
-        known = [k for k in LOSSES if k != "wasserstein"]  # which needs a gradient penalty
-        if name not in known:
-            raise ValueError(f"there is no such loss here, only {', '.join(known)}")
-        return name
 
 
 class CycleGAN(Family):
@@ -114,9 +105,8 @@ class CycleGAN(Family):
 
     @torch.no_grad()
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
-        spread_a = x.flatten(1).var(0).sum().clamp_min(1e-8)
-        spread_b = spread_a.new_tensor(self.latent_dim) if b is None else b.flatten(1).var(0).sum().clamp_min(1e-8)
-        self.spreads.copy_(torch.stack([spread_a, spread_b]))
+        spread_b = torch.tensor(float(self.latent_dim), device=x.device) if b is None else spread_of(b)
+        self.spreads.copy_(torch.stack([spread_of(x), spread_b]))
 
     # ---- the two ways ---------------------------------------------------------------------------------------------
 
@@ -188,7 +178,7 @@ class CycleGAN(Family):
         if loss.generator_sees_real:
             with torch.no_grad():
                 real_logit = self._judge(turn, side, "real", real, y)
-        return _by_item(loss.generator(real_logit, self._judge(turn, side, "fake", fake, y)))
+        return whole(loss.generator(real_logit, self._judge(turn, side, "fake", fake, y)))
 
     def _critic_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         y, terms = batch.get("label"), {}
@@ -200,7 +190,7 @@ class CycleGAN(Family):
             real, fake = items[side], self._pooled(turn, side, fake)
             labels = None if y is None else torch.cat([y, fake_y])
             logits = self._judge(turn, side, "both", torch.cat([real, fake]), labels).chunk(2)
-            terms[f"critic_{side}"] = _by_item(LOSSES[self.options.loss].discriminator(*logits))
+            terms[f"critic_{side}"] = whole(LOSSES[self.options.loss].discriminator(*logits))
             for name, x, its in (("r1", real, y), ("r2", fake, fake_y)):
                 if f"{name}_{side}" in turn.weights:
                     terms[f"{name}_{side}"] = self._penalty(turn, side, name, x, its, self.spreads[k])
@@ -242,9 +232,10 @@ class CycleGAN(Family):
 
     def _penalty(self, turn: Turn, side: str, name: str, x: Tensor, y: Tensor | None, spread: Tensor) -> Tensor:
         critic = self.critic_a if side == "a" else self.critic_b
-        sigma = None if self.options.penalty == "exact" else self.options.sigma
         purpose, y = name if side == "a" else name + " b", y if self.other is None else None
-        return slope_penalty(critic, turn, purpose, x, y, self.augment, self.numbers["augment"], spread, sigma)
+        return slope_penalty(
+            critic, turn, purpose, x, y, self.augment, self.numbers["augment"], spread, self.options.difference
+        )
 
     # ---- use ------------------------------------------------------------------------------------------------------
 
@@ -272,22 +263,12 @@ class CycleGAN(Family):
     @torch.no_grad()
     def score(self, x: Tensor, y: Tensor | None) -> Tensor:
         """The logit (B,) that critic_a gives items of domain a: high for typical ones."""
-        return torch.cat([
-            whole(self.critic_a(x[i : i + CHUNK], None if y is None else y[i : i + CHUNK]))
-            for i in range(0, len(x), CHUNK)
-        ])  # fmt: skip
+        return torch.cat([whole(self.critic_a(part, label)) for _, part, label in chunks(x, y)])
 
     @torch.no_grad()
     def measure(self, x: Tensor, y: Tensor | None, seed: int) -> dict[str, float]:
         """Mean absolute error of the cycle a → b → a on held-out items."""
         back = torch.cat([
-            self.translate_a(self.translate_b(x[i : i + CHUNK], label), label)
-            for i in range(0, len(x), CHUNK)
-            for label in [None if y is None else y[i : i + CHUNK]]
+            self.translate_a(self.translate_b(part, label), label) for _, part, label in chunks(x, y)
         ])  # fmt: skip
         return {"cycle_a": float((back - x).abs().mean())}
-
-
-def _by_item(terms: Tensor) -> Tensor:
-    """(B,) of (B,), or of the mean over patches (B, H', W')."""
-    return terms if terms.dim() == 1 else terms.flatten(1).mean(1)

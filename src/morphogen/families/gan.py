@@ -7,38 +7,25 @@ so each step runs the generator once.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from morphogen.config import AugmentConfig, Section
+from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
-from morphogen.families.base import Family, Turn
-from morphogen.families.critic import judge, slope_penalty
+from morphogen.families.base import Family, Turn, chunks
+from morphogen.families.critic import CriticOptions, judge, slope_penalty, spread_of
 from morphogen.nets import DISCRIMINATORS, GENERATORS, build_network
 from morphogen.objectives.adversarial import LOSSES, unit_slope
 
 
-class GANOptions(Section):
+class GANOptions(CriticOptions):
     """The `model` section of a GAN's config."""
 
-    latent_dim: int = Field(default=64, ge=1)
-    loss: str = Field(default="relativistic", description=", ".join(LOSSES))
-    penalty: Literal["exact", "difference"] = Field(
-        default="exact", description="form of R1 and R2: gradient or difference"
-    )
-    sigma: float = Field(default=0.05, gt=0, description="step of the difference form")
     generator: dict[str, Any] = Field(default_factory=dict, description="kind and its options")
     discriminator: dict[str, Any] = Field(default_factory=dict, description="kind and its options")
-
-    @field_validator("loss")
-    @classmethod
-    def _known_loss(cls, name: str) -> str:
-        if name not in LOSSES:
-            raise ValueError(f"there is no such loss, only {', '.join(LOSSES)}")
-        return name
 
 
 class GAN(Family):
@@ -78,7 +65,7 @@ class GAN(Family):
 
     @torch.no_grad()
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
-        self.spread.copy_(x.flatten(1).var(0).sum().clamp_min(1e-8))
+        self.spread.copy_(spread_of(x))
 
     def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
         return self.modality.squash(self.generator(z, y))
@@ -124,9 +111,10 @@ class GAN(Family):
         return judge(self.discriminator, turn, purpose, x, y, self.augment, self.numbers["augment"])
 
     def _penalty(self, turn: Turn, name: str, x: Tensor, y: Tensor | None) -> Tensor:
-        sigma = None if self.options.penalty == "exact" else self.options.sigma
-        probability = self.numbers["augment"]
-        return slope_penalty(self.discriminator, turn, name, x, y, self.augment, probability, self.spread, sigma)
+        return slope_penalty(
+            self.discriminator, turn, name, x, y, self.augment, self.numbers["augment"], self.spread,
+            self.options.difference,
+        )  # fmt: skip
 
     def wants_heldout(self, step: int) -> bool:
         return self.augment.mode == "adaptive" and len(self.modality.space) == 3 and step % self.augment.every == 0
@@ -157,9 +145,7 @@ class GAN(Family):
         A relativistic discriminator's logits have no origin of their own: there it is the mean logit of 500 samples of
         the same label, so that 0.5 is a typical sample's.
         """
-        logits = torch.cat(
-            [self.discriminator(x[i : i + 500], None if y is None else y[i : i + 500]) for i in range(0, len(x), 500)]
-        )
+        logits = torch.cat([self.discriminator(part, label) for _, part, label in chunks(x, y, 500)])
         if not LOSSES[self.options.loss].generator_sees_real:
             return torch.sigmoid(logits)
         if y is None:

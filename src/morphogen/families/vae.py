@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from morphogen.config import AugmentConfig, Section, near
 from morphogen.errors import UsageError
-from morphogen.families.base import CHUNK, Family, Turn, seed_of
+from morphogen.families.base import CHUNK, Family, Turn, chunks, seed_of
 from morphogen.nets import DECODERS, ENCODERS, PRIORS, build_network
 from morphogen.nets.ladder import LadderDecoder, Posterior
 from morphogen.objectives.likelihoods import LIKELIHOODS, Density
@@ -113,7 +113,7 @@ class VAE(Family):
         self.prior: Any = own.get("prior") or self._prior(options.prior)
         self.sampler = self._prior(options.sampler) if options.sampler else None
         self.top_dim = top
-        self.latent_dim = self.decoder.latent_dim if isinstance(self.decoder, LadderDecoder) else top
+        self.latent_dim = self.ladder.latent_dim if self.ladder else top
         self.register_buffer("scale", torch.ones(()))
         self.scale: Tensor
 
@@ -122,6 +122,11 @@ class VAE(Family):
         return build_network(
             PRIORS, options, space=self.modality.space, latent_dim=self.options.latent_dim, classes=self.classes
         )
+
+    @property
+    def ladder(self) -> LadderDecoder | None:
+        """The decoder, where it is one of several latent layers."""
+        return self.decoder if isinstance(self.decoder, LadderDecoder) else None
 
     @torch.no_grad()
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
@@ -160,12 +165,12 @@ class VAE(Family):
             fixed = Normal(q.mean.detach(), q.log_std.detach()) if detached else q
             ratio = fixed.log_prob(z).sum(1) - self.prior.log_prob(z, y, self._top_of)
             kl = [q.kl(Normal.standard(q.mean)) if self.prior.closed else ratio[:, None]]
-        if not isinstance(self.decoder, LadderDecoder):
+        if not self.ladder:
             return Explanation(z, torch.cat(kl, 1), ratio, self.decoder(z, y).float())
         if kl[0].shape[1] > 1:
             kl = [kl[0].sum(1, keepdim=True)]  # in a ladder a layer is a unit
         code, ratios, features = [z], [ratio], encoded[1]
-        below = None if noise is None else self.decoder.below(noise)
+        below = None if noise is None else self.ladder.below(noise)
 
         def visit(k: int, prior: Normal, posterior: Posterior) -> Tensor:
             q_k = posterior(features)
@@ -175,7 +180,7 @@ class VAE(Family):
             code.append(((z_k - prior.mean) / prior.log_std.exp()).flatten(1))
             return z_k
 
-        output = self.decoder(z, y, visit).float()
+        output = self.ladder(z, y, visit).float()
         return Explanation(torch.cat(code, 1), torch.cat(kl, 1), torch.stack(ratios).sum(0), output)
 
     def _top_of(self, x: Tensor, y: Tensor | None) -> Normal:
@@ -253,8 +258,7 @@ class VAE(Family):
         cache can hold.
         """
         self._need_density()
-        for start in range(0, len(x), CHUNK):
-            part, label = x[start : start + CHUNK], None if y is None else y[start : start + CHUNK]
+        for start, part, label in chunks(x, y):
             part = self._seen(part, seed_of(seed, start))
             encoded = self.encoder(part, label)
             yield -streamed_bound(self._log_weights(part, label, encoded, samples, seed_of(seed, "nll", start), rows))
@@ -279,16 +283,14 @@ class VAE(Family):
         """Of items x (N, *space), by one sample each: nelbo = reconstruction + kl in nats, active units, mutual
         information (of a ladder's top layer only); the KL by unit under 'kl/0', 'kl/1', …"""
         found, posteriors, tops, reconstruction = [], [], [], []
-        for start in range(0, len(x), CHUNK):
-            part, label = x[start : start + CHUNK], None if y is None else y[start : start + CHUNK]
+        for start, part, label in chunks(x, y):
             part = self._seen(part, seed_of(seed, start))
             encoded = self.encoder(part, label)
             noise = self.noise(len(part), seed_of(seed, start)).to(x.device)
             one = self.explain(encoded, label, noise)
             found.append(one.kl.mean(0) * len(part))
             reconstruction.append(-self.likelihood(one.output).log_prob(part))
-            ladder = isinstance(self.decoder, LadderDecoder)
-            posteriors.append(self.explain(encoded, label, None).code if ladder else self.top(encoded).mean)
+            posteriors.append(self.explain(encoded, label, None).code if self.ladder else self.top(encoded).mean)
             tops.append((self.top(encoded), one.code[:, : self.top_dim]))
         units = torch.stack(found).sum(0) / len(x)
         error, kl = float(torch.cat(reconstruction).mean()), float(units.sum())
@@ -297,7 +299,7 @@ class VAE(Family):
         scores["active_units"] = float(active_units(torch.cat(posteriors)))
         if not point:
             q = Normal(torch.cat([t.mean for t, _ in tops]), torch.cat([t.log_std for t, _ in tops]))
-            name = "top_mutual_information" if isinstance(self.decoder, LadderDecoder) else "mutual_information"
+            name = "top_mutual_information" if self.ladder else "mutual_information"
             scores[name] = mutual_information(q, torch.cat([z for _, z in tops]))
         if len(units) > 1:
             scores |= {f"kl/{k}": float(v) for k, v in enumerate(units)}

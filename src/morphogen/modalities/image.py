@@ -76,15 +76,19 @@ class Image:
     def preview_pairs(self, above: np.ndarray, below: np.ndarray, path: Path, columns: int) -> None:
         """uint8 (N, …) → one PNG with rows of items and, under each row, of their counterparts (N, C, H, W), in whose
         size and colours all are shown."""
-        from morphogen.data.images import fit_image, to_channels
-
-        c, h, w = self.space
-        fitted = [fit_image(to_channels(item.transpose(1, 2, 0), c), (h, w), "stretch") for item in above]
-        above = np.stack(fitted).transpose(0, 3, 1, 2)
+        above = self.stretched(above)
         rows = [
             part for k in range(0, len(above), columns) for part in (above[k : k + columns], below[k : k + columns])
         ]
         self.preview(np.concatenate(rows), path, columns)
+
+    def stretched(self, raw: np.ndarray) -> np.ndarray:
+        """uint8 (N, C', H', W') of any image space → (N, C, H, W) of this one."""
+        from morphogen.data.images import fit_image, to_channels
+
+        c, h, w = self.space
+        items = [fit_image(to_channels(item.transpose(1, 2, 0), c), (h, w), "stretch") for item in raw]
+        return np.stack(items).transpose(0, 3, 1, 2)
 
     def animate(self, raw: np.ndarray, path: Path, milliseconds: int = 60) -> None:
         """uint8 (N, C, H, W) → a looping GIF of N frames, small ones enlarged."""

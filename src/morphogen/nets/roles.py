@@ -72,14 +72,28 @@ class ConvGenerator(Role):
         return crop(self.last(h), (self.size[0], self.size[1]))
 
 
-class ConvTrunk(Role):
+class Trunk(Role):
+    """A body that makes of an item (B, *space) numbers (B, F), and fully connected features of them."""
+
+    def __init__(self, body: nn.Module, space: Space, features: int):
+        super().__init__()
+        self.body = body
+        with torch.no_grad():
+            flat = body(torch.zeros(1, *space)).shape[1]
+        self.dense = nn.Linear(flat, features)
+
+    def features(self, x: Tensor) -> Tensor:
+        """x (B, *space) → (B, features)."""
+        return F.leaky_relu(self.dense(self.body(x)), 0.2)
+
+
+class ConvTrunk(Trunk):
     """Strided convolutions, then fully connected features, without normalisation (which would couple the items).
 
     width: channels at half the full size; each further halving doubles them, up to `most`.
     """
 
     def __init__(self, space: Space, width: int, most: int, features: int, dropout: float):
-        super().__init__()
         channels, height, wide = space
         stages = halvings(height, wide)
         layers: list[nn.Module] = []
@@ -90,12 +104,8 @@ class ConvTrunk(Role):
         out = min(most, 2 * channels)
         layers += [nn.Conv2d(channels, out, 3, padding=1), nn.LeakyReLU(0.2)]
         layers += [nn.Conv2d(out, out, 3, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Dropout(dropout)]
-        self.body = nn.Sequential(*(layer for layer in layers if not (isinstance(layer, nn.Dropout) and not dropout)))
-        self.dense = nn.Linear(_flat_size(self.body, space), features)
-
-    def features(self, x: Tensor) -> Tensor:
-        """x (B, *space) → (B, features)."""
-        return F.leaky_relu(self.dense(self.body(x)), 0.2)
+        kept = (layer for layer in layers if dropout or not isinstance(layer, nn.Dropout))
+        super().__init__(nn.Sequential(*kept), space, features)
 
 
 class ConvDiscriminator(ConvTrunk):
@@ -152,11 +162,10 @@ class ResidualGenerator(Role):
         return crop(self.last(F.leaky_relu(h, 0.2)), (self.size[0], self.size[1]))
 
 
-class ResidualTrunk(Role):
+class ResidualTrunk(Trunk):
     """The residual generator mirrored: blocks and average pooling, then fully connected features."""
 
     def __init__(self, space: Space, width: int, most: int, depth: int, features: int):
-        super().__init__()
         channels, height, wide = space
         stages = halvings(height, wide)
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1)]
@@ -167,12 +176,7 @@ class ResidualTrunk(Role):
             layers += [nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(i, o, 1)]
             i = o
         layers += [ResidualBlock(i, i), nn.LeakyReLU(0.2), nn.Conv2d(i, i, 3, 2, 1), nn.LeakyReLU(0.2), nn.Flatten()]
-        self.body = nn.Sequential(*layers)
-        self.dense = nn.Linear(_flat_size(self.body, space), features)
-
-    def features(self, x: Tensor) -> Tensor:
-        """x (B, *space) → (B, features)."""
-        return F.leaky_relu(self.dense(self.body(x)), 0.2)
+        super().__init__(nn.Sequential(*layers), space, features)
 
 
 class ResidualDiscriminator(ResidualTrunk):
@@ -274,12 +278,6 @@ class DenseEncoder(Role):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return self.summary(self.body(x), y)
-
-
-def _flat_size(body: nn.Module, space: Space) -> int:
-    """How many numbers the body makes of one item."""
-    with torch.no_grad():
-        return body(torch.zeros(1, *space)).shape[1]
 
 
 GENERATORS = {"conv": ConvGenerator, "residual": ResidualGenerator, "dense": DenseGenerator}
