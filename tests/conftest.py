@@ -47,6 +47,10 @@ TINY_OF = {
         *_TINY_VAE, "model.encoder={kind: ladder, width: 8, features: 32}",
         "model.decoder={kind: ladder, width: 8, layers: 1, latent_channels: 2}",
     ],
+    "cyclevae-image": [
+        *_TINY_VAE, "model.encoder={kind: conv, width: 8, features: 32}", "model.decoder={kind: conv, width: 8}",
+        "model.critic={kind: conv, width: 8, features: 32}", "data.label=label",
+    ],
     "cyclegan-image": [
         "train.batch_size=16", "evaluate.samples=64", "evaluate.final_samples=128", "evaluate.extractor=random",
         "model.to_a={width: 8, blocks: 1}", "model.to_b={width: 8, blocks: 1}", "model.pool=20",

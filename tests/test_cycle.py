@@ -13,9 +13,11 @@ from test_cli import call
 
 from morphogen import load
 from morphogen.config import AugmentConfig
+from morphogen.evaluation import cycle_scores
 from morphogen.families.base import Turn
 from morphogen.families.cycle_gan import CycleGAN, CycleGANOptions
 from morphogen.families.gan import GAN, GANOptions
+from morphogen.health import cycle_warnings
 from morphogen.modalities import Image
 from morphogen.nets import initialise
 from morphogen.nets.translators import InstanceNorm
@@ -26,8 +28,8 @@ CRITIC = {**SMALL, "features": 16}
 
 
 def against_noise(**options) -> CycleGAN:
-    chosen = {"to_a": SMALL, "to_b": CRITIC, "critic_a": CRITIC, "critic_b": {"hidden": [16]}}
-    family = CycleGAN(Image((1, 16, 16)), CycleGANOptions(latent_dim=4, **chosen, **options), augment=AugmentConfig())
+    chosen = {"to_a": SMALL, "to_b": CRITIC, "critic_a": CRITIC, "critic_b": {"hidden": [16]}, **options}
+    family = CycleGAN(Image((1, 16, 16)), CycleGANOptions(latent_dim=4, **chosen), augment=AugmentConfig())
     for name, module in family.named_children():
         initialise(module, 0, name)
     return family
@@ -190,3 +192,125 @@ def test_a_gan_is_not_given_a_second_domain(tmp_path, capsys):
     call("train", "gan-image", "--data", "builtin:digits", "--data-b", "builtin:digits", "--steps", 5,
          "--out", tmp_path / "run", code=2)  # fmt: skip
     assert "one domain" in capsys.readouterr().err
+
+
+def turn(family: CycleGAN, player: str, *names: str, cache: dict | None = None) -> Turn:
+    return Turn(player, 0, 0, dict.fromkeys(names, 1.0), 0, {} if cache is None else cache)
+
+
+def test_styles_choose_among_outputs_and_are_read_back():
+    """‖style_b(a, to_b(a, z)) − z‖² and the way back in the style that the item had (Almahairi et al. 2018, eq. 4)."""
+    family = two_domains(style_dim=3)
+    a, b = torch.rand(4, 1, 16, 16) * 2 - 1, torch.rand(4, 1, 16, 16) * 2 - 1
+    terms = family.losses(turn(family, "generator", "style_b", "cycle_a"), {"a": a, "b": b})
+    z = Turn("generator", 0, 0, {}).normal("style b", 4, 3, device=a.device)
+    fake = family.translate_b(a, None, z)
+    seen = family.style_b(torch.cat([fake, a], 1), None)
+    assert torch.allclose(terms["style_b"], (seen - z).square().mean(1), atol=1e-5)
+    back = family.translate_a(fake, None, family.style_a(torch.cat([a, fake], 1), None))
+    assert torch.allclose(terms["cycle_a"], (back - a).abs().mean((1, 2, 3)), atol=1e-5)
+    family.eval()
+    one, two = (family.translate(a, "b", family.noise(4, seed)) for seed in (0, 1))
+    assert (one - two).abs().max() > 1e-3
+    assert torch.equal(one, family.translate(a, "b", family.noise(4, 0)))
+
+
+class Brightness(torch.nn.Module):
+    """A classifier of two classes, dark and bright, with a layer that would misbehave in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = torch.nn.Dropout(0.9)
+
+    def forward(self, x):
+        return self.drop(torch.stack([-x.mean((1, 2, 3)), x.mean((1, 2, 3))], 1) * 5)
+
+
+def test_the_teacher_holds_known_labels_one_way_and_its_own_view_the_other_way():
+    """Labels of the labelled domain only: a batch without the other's is enough."""
+    family = two_domains((1, 16, 16), (3, 12, 12))
+    family.teach("a", Brightness())
+    family.train()
+    a, b = torch.rand(4, 1, 16, 16) * 2 - 1, torch.rand(4, 3, 12, 12) * 2 - 1
+    y = torch.tensor([0, 1, 1, 0])
+    terms = family.losses(turn(family, "generator", "semantic_a", "semantic_b"), {"a": a, "b": b, "label": y})
+    logits = torch.stack([-(m := family.translate_b(a).mean(1, keepdim=True)).mean((1, 2, 3)), m.mean((1, 2, 3))], 1)
+    expected = torch.nn.functional.cross_entropy(logits * 5, y, reduction="none")
+    assert torch.allclose(terms["semantic_b"], expected, atol=0.05)  # but for the change of size
+    seen = family.teacher(b).softmax(1)
+    made = family.teacher(family.translate_a(b)).log_softmax(1)
+    assert torch.allclose(terms["semantic_a"], -(seen * made).sum(1), atol=1e-5)
+    assert not any(p.requires_grad for p in family.teacher.parameters())
+
+
+def test_of_two_data_sets_one_may_have_labels_and_the_other_ones_are_never_read(tmp_path):
+    items = np.random.default_rng(0).integers(0, 255, (90, 12, 12), np.uint8)
+    np.savez(tmp_path / "b.npz", x=items, label=np.arange(90) % 2)
+    settings = ["train.batch_size=8", "model.to_a={width: 8, blocks: 1}", "model.to_b={width: 8, blocks: 1}",
+                "evaluate.samples=64", "evaluate.final_samples=64", "data.label=label"]  # fmt: skip
+    call("train", "cyclegan-image", "--data", "builtin:digits", "--data-b", tmp_path / "b.npz", "--steps", 20,
+         "--out", tmp_path / "run", *[part for s in settings for part in ("--set", s)])  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"semantic_a", "semantic_b"} <= rows[0].keys()
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert "of the other domain" in found["extractor"]
+    assert "label_kept" in found["cycle"]
+    assert "label_kept" not in found["back"]["cycle"]
+    assert not [k for k in load_tensors(tmp_path / "run" / "model" / "weights.safetensors") if k.startswith("teacher")]
+
+
+def test_a_shared_trunk_learns_to_encode_in_the_generators_turn_and_to_judge_in_its_own():
+    def gradients(player: str, *names: str) -> set[str]:
+        family = against_noise(encoder="shared", to_b={})
+        for name, module in family.named_children():
+            module.requires_grad_(name in family.players[player])
+        x = torch.rand(4, 1, 16, 16)
+        torch.stack([v.mean() for v in family.losses(turn(family, player, *names), {"a": x}).values()]).sum().backward()
+        return {k.split(".")[0] + "." + k.split(".")[1] for k, p in family.named_parameters()
+                if p.grad is not None and p.grad.abs().sum() > 0}  # fmt: skip
+
+    adversarial = gradients("generator", "adversarial_a")
+    assert not [k for k in adversarial if k.startswith("critic_a")]
+    assert {"critic_a.body", "to_b.linear", "to_a.last"} <= (cycle := gradients("generator", "cycle_b"))
+    assert "critic_a.verdict" not in cycle
+    assert {"critic_a.body", "critic_a.verdict"} <= gradients("discriminator", "critic_a")
+
+
+def test_the_joint_critic_pairs_items_with_codes():
+    """ζ(D(x, E(x)) − D(G(z), z)) for the makers and its mirror image for the critic (Donahue et al. 2017, eq. 2)."""
+    family = against_noise(critic_joint={"width": 8, "features": 16, "hidden": 16})
+    x, cache = torch.rand(4, 1, 16, 16), {}
+    made = family.losses(turn(family, "generator", "adversarial_joint", cache=cache), {"a": x})
+    z = Turn("generator", 0, 0, {}).normal("z", 4, 4, device=x.device)
+    gap = family.critic_joint(x, family.translate_b(x)) - family.critic_joint(family.translate_a(z), z)
+    assert torch.allclose(made["adversarial_joint"], torch.nn.functional.softplus(gap), atol=1e-5)
+    judged = family.losses(turn(family, "discriminator", "critic_joint", "r1_joint", cache=cache), {"a": x})
+    assert torch.allclose(judged["critic_joint"], torch.nn.functional.softplus(-gap), atol=1e-5)
+    assert judged["r1_joint"].shape == (4,)
+
+
+class Liar:
+    """A cycle with a planted fault: translations are grey but for what is hidden in their last bits, or copies."""
+
+    device, latent_dim = torch.device("cpu"), 1
+    noise = CycleGAN.noise
+
+    def __init__(self, hidden: float, shift: float = 0.0):
+        self.hidden, self.shift = hidden, shift
+
+    def translate(self, x, to, noise=None):
+        return self.hidden * x + self.shift
+
+    def there_and_back(self, x, side, spoil):
+        there = self.translate(x, "b")
+        return there, ((spoil(there) - self.shift) / self.hidden).clamp(-1, 1)
+
+
+@pytest.mark.parametrize(("hidden", "said"), [(0.01, "information hiding"), (1.0, "copied input"), (-1.0, None)])
+def test_hiding_and_copying_are_called_out_and_an_honest_cycle_is_not(hidden, said):
+    x = torch.rand(200, 1, 8, 8) * 2 - 1
+    scores, _ = cycle_scores(Liar(hidden), "a", x, Image((1, 8, 8)), 0)
+    rows = {"samples": {"kid": 0.5}, "not translated": {"kid": 0.5}}
+    warnings = cycle_warnings({"cycle": scores, "rows": rows})
+    assert [w.split(":")[0] for w in warnings] == ([said] if said else [])
+    assert scores["diversity"] == 0

@@ -30,11 +30,22 @@ from morphogen.config import (
 )
 from morphogen.data import BadItem, Dataset, open_source, prepare, split
 from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA
+from morphogen.data.dataset import JOINED
 from morphogen.data.images import parse_size
 from morphogen.errors import MorphogenError, UsageError
-from morphogen.evaluation import HeldoutScore, TranslationScore, evaluate_items, likelihood_of
+from morphogen.evaluation import (
+    HeldoutScore,
+    TranslationScore,
+    conversion_scores,
+    cycle_scores,
+    evaluate_items,
+    likelihood_of,
+)
 from morphogen.families import Family
+from morphogen.families.cycle_gan import CycleGAN
+from morphogen.families.cycle_vae import CycleVAE
 from morphogen.families.vae import VAE
+from morphogen.health import cycle_warnings
 from morphogen.loop import (
     ENOUGH_FOR_FID,
     Display,
@@ -46,8 +57,10 @@ from morphogen.loop import (
     steps_for_minutes,
     translate_raw,
 )
-from morphogen.metrics.extractors import choose_extractor
+from morphogen.metrics.classifier import train_classifier
+from morphogen.metrics.extractors import SeenAs, choose_extractor
 from morphogen.metrics.toy import mixture_modes
+from morphogen.modalities import Image
 from morphogen.modalities.codes import codes_of
 from morphogen.model import Description, Model, build_family, load, save_model, start_from, weights_hash
 from morphogen.posthoc import candidates, top_codes
@@ -72,9 +85,12 @@ class Data:
     split: str
     codec: Model | None = None
     other: Data | None = None
+    paired: bool = False  # one of two domains: what the items are is known only where the user says so
 
     def evaluation_label(self) -> str | None:
         """The attribute an in-domain classifier may learn, whether or not it conditions the model."""
+        if self.paired:
+            return self.label
         known = [name for name in (self.label, "label") if name in self.train.labels]
         return known[0] if known else None
 
@@ -126,9 +142,23 @@ def load_data(config: Config) -> Data:
     """Read, fit and split the items that the config names; unreadable ones are listed in `.train.skipped`."""
     data = _domain(config.data, config.train.seed)
     data.codec = load_codec(config, data.train.item_shape)
+    if config.family == "cycle_vae" and config.data_b is not None:
+        return _joined(data, config)
     if config.data_b is not None and config.data_b.source != NOISE:
         data.other = _domain(config.data_b, config.train.seed)
+        data.paired = data.other.paired = True
     return data
+
+
+def _joined(a: Data, config: Config) -> Data:
+    """Two sources as one data set whose label `domain` is 'a' or 'b'; the second is fitted to the first's shape."""
+    if config.data.label is not None:
+        raise UsageError("The domains are data.label's values, or the two sources: give data.label or --data-b.")
+    space = a.train.item_shape
+    same = {"size": f"{space[1]}x{space[2]}", "channels": space[0]} if len(space) == 3 else {}
+    assert config.data_b is not None
+    b = _domain(config.data_b.model_copy(update=same), config.train.seed)
+    return Data(a.train.joined(b.train), a.heldout.joined(b.heldout), JOINED, ["a", "b"], f"{a.split}; {b.split}")
 
 
 def _domain(d: DataConfig, seed: int) -> Data:
@@ -207,13 +237,13 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
         options = {"mean": codes.mean(0).tolist(), "std": np.maximum(codes.std(0), 1e-3).tolist()}
     elif modality == "points":
         options = {"mean": float(data.train.data.mean()), "scale": float(data.train.data.std()) or 1.0}
-    counts = []
-    if data.label is not None:
+    counts, conditional = [], data.classes if data.other is None else []
+    if conditional and data.label is not None:
         names, numbers = np.unique(np.asarray(data.train.labels[data.label], str), return_counts=True)
         counts = [int(dict(zip(names, numbers, strict=True))[c]) for c in data.classes]
     return Description(
         family=config.family, modality=modality, space=space, options=config.model, modality_options=options,
-        label=data.label if data.classes else None, classes=data.classes, label_counts=counts,
+        label=data.label if conditional else None, classes=conditional, label_counts=counts,
         sample=config.sample.model_dump(mode="json"), own_networks=sorted(networks or {}), other=_other(data),
     )  # fmt: skip
 
@@ -282,17 +312,17 @@ def train(
     description = describe(config, items, networks)
     family = build_family(description, config.augment, networks, config.train.seed, items.codec)
     check_terms(config, family)
+    let_teach(config, family, items, display)
     if init is not None and not folder.steps_saved():
         copied, total = start_from(family, init)
         display.note(f"started from {init}: {copied} of {total} tensors fit")
     precision = choose(config.train.precision)
     facts = data_facts(items)
     check_facts(folder, facts, going_on)
-    extractor = extractor_for(config.evaluate.extractor, items, display)
-    scorer: Any = HeldoutScore(extractor, items.heldout.data)
+    extractors = extractors_for(config.evaluate.extractor, items, display)
+    scorer: Any = HeldoutScore(extractors["a"], items.heldout.data)
     if items.other is not None:
-        features_b = extractor_for(config.evaluate.extractor, items.other)
-        scorer = TranslationScore(scorer, HeldoutScore(features_b, items.other.heldout.data))
+        scorer = TranslationScore(scorer, HeldoutScore(extractors["b"], items.other.heldout.data))
     folder.create()
     folder.write_skipped(items.train.skipped)
     if config.train.tensorboard:
@@ -307,7 +337,7 @@ def train(
     def trainer(network_family: Family) -> Trainer:
         return Trainer(
             config, network_family, items.train, items.heldout, items.classes, folder, precision, scorer, save, display,
-            None if items.other is None else (items.other.train, items.other.heldout),
+            None if (b := items.other) is None else (b.train, b.heldout, b.label, b.classes),
         )  # fmt: skip
 
     if config.train.steps is None:
@@ -322,7 +352,7 @@ def train(
     if going_on and loop.resume():
         display.note(f"going on from step {loop.step} of {config.train.steps}")
     loop.fit()
-    evaluation = finish(folder, config, items, extractor, scorer, loop.seconds, networks, display)
+    evaluation = finish(folder, config, items, extractors, scorer, loop.seconds, networks, display)
     return Run(folder.path, config, evaluation, items.train.skipped)
 
 
@@ -401,8 +431,47 @@ def extractor_for(name: str, data: Data, display: Display | None = None) -> Any:
     return extractor
 
 
+def extractors_for(name: str, data: Data, display: Display | None = None) -> dict[str, Any]:
+    """The feature extractors of the domains, {'a': …} or {'a': …, 'b': …}: each its own, but where the meaning of one
+    domain is known and that of the other is not, both are seen by the classifier that knows."""
+    domains = {"a": data} if data.other is None else {"a": data, "b": data.other}
+    taught = [d for d in domains.values() if d.paired and d.label is not None]
+    found = {}
+    for side, domain in domains.items():
+        if name == "auto" and taught and domain.label is None:
+            found[side] = SeenAs(teacher_of(taught[0]), Image(taught[0].train.item_shape).stretched)
+        else:
+            found[side] = extractor_for(name, domain, display)
+    return found
+
+
+def let_teach(config: Config, family: Family, data: Data, display: Display) -> None:
+    """Train a classifier of the labelled one of two domains, and let it hold the meaning of translations."""
+    wanted = any((term := config.terms.get(f"semantic_{side}")) is not None and term.weight for side in "ab")
+    if not isinstance(family, CycleGAN) or data.other is None or not wanted:
+        return
+    for side, domain in (("a", data), ("b", data.other)):
+        if domain.label is not None:
+            begin = time.perf_counter()
+            classifier = teacher_of(domain)
+            family.teach(side, classifier.net)
+            display.note(f"meaning is held by a {classifier.identity} ({time.perf_counter() - begin:.0f} s)")
+            return
+
+
+def teacher_of(domain: Data) -> Any:
+    """A classifier of a domain's label that is to know its classes in another domain, too."""
+    precision = choose()
+    assert domain.label is not None
+    return train_classifier(
+        domain.train.data, np.asarray(domain.train.labels[domain.label], str), domain.heldout.data,
+        np.asarray(domain.heldout.labels[domain.label], str), fingerprint=domain.train.fingerprint(), wide=True,
+        autocast=precision.dtype != torch.float32, device=precision.device.type,
+    )  # fmt: skip
+
+
 def finish(
-    folder: RunFolder, config: Config, data: Data, extractor: Any, scorer: HeldoutScore, seconds: float,
+    folder: RunFolder, config: Config, data: Data, extractors: dict[str, Any], scorer: HeldoutScore, seconds: float,
     networks: dict[str, nn.Module] | None, display: Display,
 ) -> dict[str, Any]:  # fmt: skip
     """Choose the prior of a VAE's samples, then evaluate the best model in full, into RUN/evaluation.json."""
@@ -416,9 +485,8 @@ def finish(
     result = evaluate_model(
         model,
         data,
-        extractor,
+        extractors,
         settings.final_samples,
-        extractor_name=settings.extractor,
         likelihood=(settings.likelihood_items, settings.importance_samples),
     )
     if priors:
@@ -470,16 +538,17 @@ def attributes(codes: torch.Tensor, data: Data, rows: np.ndarray) -> dict[str, l
 
 
 def evaluate_model(
-    model: Model, data: Data, extractor: Any, count: int, seed: int = 1, likelihood: tuple[int, int] = (1000, 100),
-    display: Display | None = None, extractor_name: str = "auto",
+    model: Model, data: Data, extractors: dict[str, Any], count: int, seed: int = 1,
+    likelihood: tuple[int, int] = (1000, 100), display: Display | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores of `count` samples of a model against held-out data, with the row of real data beside; of a VAE also the
     likelihood of `likelihood` = (items, importance samples of each); of two domains those of their translations."""
     if data.other is not None:
-        features = extractor, extractor_for(extractor_name, data.other)
-        return evaluate_translations(model, data, data.other, features, count, seed)
+        return evaluate_translations(model, {"a": data, "b": data.other}, extractors, count, seed)
     samples = model.modality.raw(model.sample(count, seed))
-    result = evaluate_items(samples, data.train.data, data.heldout.data, extractor, seed=seed, split=data.split)
+    result = evaluate_items(
+        samples, data.train.data, data.heldout.data, extractors["a"], seed=seed, split=data.split
+    )  # fmt: skip
     add_modes(result, samples, data.train.spec)
     if isinstance(model.family, VAE):
         items = Items(
@@ -487,31 +556,51 @@ def evaluate_model(
         )
         raw, y = items.take(spaced(len(items), likelihood[0]))
         progress = None if display is None else display.note
-        result["likelihood"] = likelihood_of(model.family, model.modality.encode(raw), y, likelihood[1], seed, progress)
+        x = model.modality.encode(raw)
+        result["likelihood"] = likelihood_of(model.family, x, y, likelihood[1], seed, progress)
+        if isinstance(model.family, CycleVAE) and y is not None:
+            result["conversions"] = conversion_scores(model.family, x, y, model.classes, extractors["a"], seed)
     return result
 
 
 def evaluate_translations(
-    model: Model, a: Data, b: Data, extractors: tuple[Any, Any], count: int, seed: int = 1
-) -> dict[str, Any]:  # fmt: skip
+    model: Model, domains: dict[str, Data], extractors: dict[str, Any], count: int, seed: int = 1
+) -> dict[str, Any]:
     """Scores of the translations of held-out items in both directions, each against the held-out items of the domain
-    that they were brought to. The result is that of a → b, with that of b → a under 'back'."""
-    results = {}
-    for there, here, to, features in ((b, a, "b", extractors[1]), (a, b, "a", extractors[0])):
-        raw = here.heldout.data[spaced(len(here.heldout), count)]
+    that they were brought to, and how honest the cycle is. The result is that of a → b, with that of b → a under
+    'back'."""
+    results: dict[str, Any] = {}
+    for here, to in (("a", "b"), ("b", "a")):
+        source, there, features = domains[here], domains[to], extractors[to]
+        raw = source.heldout.data[spaced(len(source.heldout), count)]
         made = translate_raw(model.family, torch.from_numpy(np.ascontiguousarray(raw)), to)
-        results[to] = evaluate_items(made, there.train.data, there.heldout.data, features, seed=seed, split=there.split)
+        result = evaluate_items(made, there.train.data, there.heldout.data, features, seed=seed, split=there.split)
         same = modality_of(model.family, to).stretched(raw)
-        found = evaluate_items(same, there.train.data, there.heldout.data, features, seed=seed)
-        results[to]["rows"]["not translated"] = found["rows"]["samples"]  # what a translation must beat
+        floor = evaluate_items(same, there.train.data, there.heldout.data, features, seed=seed)
+        result["rows"]["not translated"] = floor["rows"]["samples"]  # what a translation must beat
+        result["cycle"] = cycle_report(model.family, here, source, seed)
+        result["warnings"] = cycle_warnings(result)
+        results[to] = result
     results["b"]["back"] = results["a"]
-    cycle = model.family.measure(
-        model.modality.encode(torch.from_numpy(a.heldout.data[spaced(len(a.heldout), 1000)]).to(model.family.device)),
-        None,
-        0,
-    )
-    results["b"]["cycle"] = cycle
     return results["b"]
+
+
+def cycle_report(family: Any, side: str, domain: Data, seed: int) -> dict[str, float]:
+    """`cycle_scores` of held-out items of one domain, and, where their labels are known, the share whose translation
+    back is still seen as what they are."""
+    rows = spaced(len(domain.heldout), 1000)
+    raw = torch.from_numpy(np.ascontiguousarray(domain.heldout.data[rows]))
+    modality, other = modality_of(family, side), modality_of(family, "b" if side == "a" else "a")
+    scores, back = cycle_scores(family, side, modality.encode(raw), other, seed)
+    if domain.label is not None:
+        teacher = teacher_of(domain)
+        labels = np.asarray(domain.heldout.labels[domain.label], str)[rows]
+        seen = np.asarray(teacher.classes)[teacher.probabilities(modality.decode(back)).argmax(1)]
+        scores["label_kept_there_and_back"] = float((seen == labels).mean())
+        there = translate_raw(family, raw, "b" if side == "a" else "a")
+        seen = np.asarray(teacher.classes)[teacher.probabilities(modality.stretched(there)).argmax(1)]
+        scores["label_kept"] = float((seen == labels).mean())
+    return scores
 
 
 def add_modes(result: dict[str, Any], samples: np.ndarray, spec: str) -> None:
@@ -579,7 +668,7 @@ def _evaluate_run(
     likelihood: tuple[int, int], display: Display | None,
 ) -> dict[str, Any]:  # fmt: skip
     training = model.description.training
-    config = Config(data=training["data_config"], data_b=training.get("data_b"))
+    config = Config(family=model.description.family, data=training["data_config"], data_b=training.get("data_b"))
     if data is not None and not same_source(data, config.data.source):
         config.data.heldout = None
     config = _data_config(config, data, heldout, training.get("seed", seed))
@@ -589,11 +678,8 @@ def _evaluate_run(
     items = load_data(config)
     if model.classes and items.label is not None:
         items.heldout = _of_known_classes(items.heldout, items.label, model.classes)
-    chosen = extractor_for(extractor or training.get("extractor", "auto"), items, display)
-    name = extractor or training.get("extractor", "auto")
-    result = evaluate_model(
-        model, items, chosen, count, likelihood=likelihood, display=display, extractor_name=name
-    )  # fmt: skip
+    chosen = extractors_for(extractor or training.get("extractor", "auto"), items, display)
+    result = evaluate_model(model, items, chosen, count, likelihood=likelihood, display=display)
     folder = RunFolder(model_folder(run).parent)
     if folder.evaluation.exists():
         result["training"] = read_json(folder.evaluation).get("training", {})
@@ -624,11 +710,16 @@ def names_of(model: Model, spec: str) -> list[str]:
     return open_source(spec, label_pattern=config.get("label_pattern")).names
 
 
-def labels_for(model: Model, dataset: Dataset, label: str | None) -> str | list[str] | None:
-    """The labels to condition on for each item: the one given, or those the source carries."""
+def labels_for(
+    model: Model, dataset: Dataset, label: str | None, needed: bool = True
+) -> str | list[str] | None:  # fmt: skip
+    """The labels to condition on for each item: the one given, or those the source carries; None where neither is
+    there and they are not needed."""
     if label is not None or not model.classes:
         return label
     name = model.description.label
     if name not in dataset.labels:
+        if not needed:
+            return None
         raise UsageError(f"The model is conditional on '{name}', which {dataset.spec} lacks; give --label.")
     return [str(v) for v in dataset.labels[name]]

@@ -118,7 +118,9 @@ def sample(
         raise UsageError("-n takes a number of at least 1.")
     check_out(out)
     model = load(run)
-    if domain not in (None, "a"):
+    if model.domains:
+        label = label or domain
+    elif domain not in (None, "a"):
         raise UsageError(f"This model has one domain, 'a', and not '{domain}'.")
     write_items(model, model.sample(n, seed, label, temperature, truncation), out)
 
@@ -146,7 +148,7 @@ def reconstruct(
 @app.command()
 def translate(
     run: RunArgument, source: SourceArgument, out: OutOption,
-    to: Annotated[str, typer.Option("--to", help="the domain to go to: a or b")],
+    to: Annotated[str, typer.Option("--to", help="the domain to go to: a or b, or a label that is a domain")],
     seed: SeedOption = 0,
 ) -> None:  # fmt: skip
     """Bring the items of one domain to another."""
@@ -157,13 +159,15 @@ def translate(
 
     check_out(out)
     model = load(run)
-    if to not in ("a", "b") or model.family.other is None:
-        raise UsageError(f"This model cannot translate to '{to}'; a model of two data sets has the domains a and b.")
-    here = "a" if to == "b" else "b"
+    known = model.domains or (["a", "b"] if model.family.other is not None else [])
+    if to not in known:
+        has = f"the domains {', '.join(known)}" if known else "one domain and cannot translate"
+        raise UsageError(f"This model has {has}; '{to}' is none of another.")
+    here, to_modality = ("a", model.modality) if model.domains else ("ab"[to == "a"], modality_of(model.family, to))
     items = read_for(model, source, here)
     require_all(items, out)
-    made = model.translate(modality_of(model.family, here).array(items.data), to)
-    write_items(model, made, out, items.names, modality_of(model.family, to))
+    made = model.translate(modality_of(model.family, here).array(items.data), to, seed)
+    write_items(model, made, out, items.names, to_modality)
 
 
 @app.command()
@@ -173,7 +177,8 @@ def encode(
     label: LabelOption = None, seed: SeedOption = 0,
     sampled: Annotated[bool, typer.Option("--sampled", help="a random draw of each posterior, not its mean")] = False,
 ) -> None:  # fmt: skip
-    """Latent codes of items, one row each: a VAE's posterior means, or draws; a GAN finds them by search."""
+    """Latent codes of items, one row each: a VAE's posterior means, or draws; a GAN finds them by search. Of a model
+    that converts between domains this is the content; FILE.npz holds the domain's code beside it."""
     from morphogen.api import labels_for, read_for
     from morphogen.model import load
     from morphogen.output import require_all, write_arrays
@@ -183,8 +188,12 @@ def encode(
     model = load(run)
     items = read_for(model, source)
     require_all(items, out)
-    codes = model.encode(model.modality.array(items.data), labels_for(model, items, label), seed, sampled)
-    write_arrays(out, {"codes": codes, "names": items.names})
+    labels = labels_for(model, items, label, needed=not model.domains)
+    codes = model.encode(model.modality.array(items.data), labels, seed, sampled)
+    arrays = {"codes": codes, "names": items.names}
+    if model.domains and out.suffix == ".npz":
+        arrays |= {"content": codes} | model.domain_codes(labels_for(model, items, label, needed=False))
+    write_arrays(out, arrays)
 
 
 @app.command()
@@ -327,7 +336,10 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         shown = table(part)
         shown.title = title
         console.print(shown)
-    console.print(f"a to b to a: mean absolute error {result['cycle']['cycle_a']:.4g}, of values between -1 and 1")
+        cycle = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in part["cycle"].items())
+        console.print(f"{title} and back, on held-out items: {cycle}")
+        for warning in part["warnings"]:
+            console.print(warning)
 
 
 def _sentence(error: Exception) -> str:

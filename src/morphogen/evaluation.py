@@ -17,11 +17,12 @@ from rich.table import Table
 from torch import Tensor
 
 from morphogen.errors import MorphogenError
-from morphogen.families.base import CHUNK
+from morphogen.families.base import CHUNK, chunks, seed_of
 from morphogen.families.vae import VAE
 from morphogen.health import warnings
 from morphogen.metrics.distances import METRICS, draw, frechet_between, gaussian, kernel_distance
 from morphogen.metrics.extractors import ClassifierFeatures, Extractor
+from morphogen.nets.translators import fitted
 
 SAMPLES, FLOOR = "samples", "real held-out data"
 FEW_ITEMS = 2000  # below, the bias of FID is no longer small
@@ -155,10 +156,101 @@ def likelihood_lines(result: dict[str, Any]) -> list[str]:
             text += "".join(f"; {words} {found[key]:.3g} nats" for key, words in known.items() if key in found)
         lines += [f"{text}; {found['active_units']:.0f} of {found['latent_dim']} units active", *found["warnings"]]
         lines += [found["note"]] if "note" in found else []
+    if "conversions" in result:
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in result["conversions"].items())
+        lines.append(f"conversions of held-out items: {told}")
     if "priors" in result:
         scores = ", ".join(f"{name} FID {v['fid']:.3g}" for name, v in result["priors"].items())
         lines.append(f"priors by held-out score: {scores}")
     return lines
+
+
+GREY_LEVELS = 3  # of noise on a translation: what is hidden in less than that is lost (Chu et al. 2017)
+
+
+@torch.no_grad()
+def cycle_scores(family: Any, side: str, x: Tensor, other: Any, seed: int) -> tuple[dict[str, float], Tensor]:
+    """How honest the cycle is on items x (N, *space) of domain `side`, and the items that came back (N, *space).
+
+    cycle            mean |back − x|, of values between -1 and 1
+    cycle_quantised  the same when the translation is rounded to 8 bits on the way
+    cycle_noisy      the same with noise of 3 grey levels on it: much more than `cycle` means that the translation
+                     hides what the eye does not see
+    copy             1 − mean |translation − x| / the same with another item's x: 1 is a copy, 0 has nothing of it
+    content_kept     share of items to which, of all N, the item that came back is nearest
+    diversity        mean |one translation − another of the same item| / that of translations of other items; 0 where
+                     there is one translation only
+    """
+    generator = torch.Generator().manual_seed(seed_of(seed, "honesty", side))
+    amount = 2 * GREY_LEVELS / 255
+    spoils = {
+        "cycle": lambda there: there,
+        "cycle_quantised": lambda there: other.encode(torch.from_numpy(other.decode(there))).to(there.device),
+        "cycle_noisy": lambda there: there + amount * torch.randn(there.shape, generator=generator).to(there.device),
+    }
+    scores, ends = {}, {}
+    for name, spoil in spoils.items():
+        ways = [family.there_and_back(part.to(family.device), side, spoil) for part in x.split(CHUNK)]
+        there, back = (torch.cat(parts).cpu() for parts in zip(*ways, strict=True))
+        scores[name], ends[name] = float((back - x).abs().mean()), (there, back)
+    there, back = ends["cycle"]
+    same = fitted(x.mean(1, keepdim=True), (there.shape[2], there.shape[3]))
+    grey = there.mean(1, keepdim=True)
+    scores["copy"] = 1 - float((grey - same).abs().mean() / (grey - same.roll(1, 0)).abs().mean().clamp_min(1e-8))
+    nearest = torch.cdist(back.flatten(1), x.flatten(1)).argmin(1)
+    scores["content_kept"] = float((nearest == torch.arange(len(x))).float().mean())
+    to = "b" if side == "a" else "a"
+    one, another = (_in_style(family, x, to, k) for k in (seed, seed + 1))
+    apart = (one - one.roll(1, 0)).abs().mean().clamp_min(1e-8)
+    scores["diversity"] = float((one - another).abs().mean() / apart)
+    return scores, back
+
+
+@torch.no_grad()
+def conversion_scores(
+    family: Any, x: Tensor, y: Tensor, classes: list[str], extractor: Extractor, seed: int
+) -> dict[str, float]:
+    """What a model makes of held-out items x (N, *space) of domains y (N,) in every other domain.
+
+    domain_right    share of conversions that the classifier sees in the wanted domain, where the extractor is one
+    back            mean |x₁ − x| of items that were converted and brought back, of values between -1 and 1
+    domain_in_code  share of codes out of which a linear probe tells the domain, on the half it was not trained on
+    chance          the same for a probe that always names the most frequent domain
+    code_moved      mean squared distance of a code and that of its conversion, in units of the codes' variance
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    step = torch.randint(1, len(classes), (len(y),), generator=torch.Generator().manual_seed(seed)).to(y.device)
+    to = (y + step) % len(classes)
+    codes, there, back, moved = [], [], [], []
+    for start, part, own in chunks(x, y):
+        converted = family.convert(part, to[start : start + CHUNK])
+        z, again = family.encode(part, None, seed), family.encode(converted, None, seed)
+        codes.append(z)
+        moved.append(again - z)
+        there.append(converted)
+        back.append(family.generate(again, own))
+    code, labels = torch.cat(codes).cpu().numpy(), y.cpu().numpy()
+    code /= code.std(0) + 1e-8
+    probe = LogisticRegression(max_iter=500).fit(code[::2], labels[::2])
+    found = {
+        "back": float((torch.cat(back) - x).abs().mean()),
+        "domain_in_code": float(probe.score(code[1::2], labels[1::2])),
+        "chance": float(np.bincount(labels[1::2]).max() / len(labels[1::2])),
+        "code_moved": float((torch.cat(moved).square().mean(0) / torch.cat(codes).var(0).clamp_min(1e-8)).mean()),
+    }
+    if isinstance(extractor, ClassifierFeatures) and set(extractor.classes) == set(classes):
+        seen = extractor.probabilities(family.modality.decode(torch.cat(there))).argmax(1)
+        wanted = np.asarray(classes)[to.cpu().numpy()]
+        found["domain_right"] = float((np.asarray(extractor.classes)[seen] == wanted).mean())
+    return found
+
+
+def _in_style(family: Any, x: Tensor, to: str, seed: int) -> Tensor:
+    """Translations of x (N, *space) in random styles."""
+    styles = family.noise(len(x), seed_of(seed, "style"))
+    pairs = zip(x.split(CHUNK), styles.split(CHUNK), strict=True)
+    return torch.cat([family.translate(part.to(family.device), to, z.to(family.device)).cpu() for part, z in pairs])
 
 
 class TranslationScore:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+HIDING = 1.5, 0.025  # the cycle's error may grow so many times, and by what noise too faint to see itself amounts to
+COPIES = 0.9  # share of an item that its translation may keep while nothing comes closer to the target
+LOST = 0.5  # share of items that the way back must at least be nearest to
 COLLAPSED = 0.5  # nats: with less the codes say next to nothing about their items
 
 
@@ -17,3 +22,27 @@ def warnings(scores: dict[str, float]) -> list[str]:
         f"{scores.get('active_units', 0):.0f} active units), so the decoder ignores them; lower terms.kl.weight, give "
         "it a warmup or a cycle, or set model.free_bits=0.1."
     ]
+
+
+def cycle_warnings(result: dict[str, Any]) -> list[str]:
+    """Sentences about one direction's result of `api.evaluate_translations`; none when all is well."""
+    cycle, rows, found = result["cycle"], result["rows"], []
+    worst = max(("cycle_noisy", "cycle_quantised"), key=lambda name: cycle[name])
+    if cycle[worst] > HIDING[0] * cycle["cycle"] + HIDING[1]:
+        found.append(
+            f"information hiding: the way back leans on detail too faint to see (error {cycle['cycle']:.3g}, but "
+            f"{cycle[worst]:.3g} once the translation is {'rounded' if worst.endswith('quantised') else 'noisy'}); "
+            "set model.hide=0.1."
+        )
+    moved = rows["samples"]["kid"], rows["not translated"]["kid"]
+    if cycle["copy"] > COPIES and moved[0] > 0.5 * moved[1]:
+        found.append(
+            f"copied input: translations keep {100 * cycle['copy']:.0f} % of their items and come hardly closer to the "
+            f"target (KID {moved[0]:.3g}, untranslated {moved[1]:.3g}); lower terms.cycle_a, cycle_b and identity."
+        )
+    if cycle["content_kept"] < LOST:
+        found.append(
+            f"content lost: only {100 * cycle['content_kept']:.0f} % of the items that come back are nearest to what "
+            "they were; raise terms.cycle_a.weight and terms.cycle_b.weight."
+        )
+    return found

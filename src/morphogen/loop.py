@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 import signal
 import statistics
@@ -24,8 +25,9 @@ from torch import Tensor
 
 from morphogen.config import Config
 from morphogen.data import Dataset, batch_indices
+from morphogen.data.dataset import JOINED
 from morphogen.errors import MorphogenError
-from morphogen.families import Family, Turn
+from morphogen.families import CycleVAE, Family, Turn
 from morphogen.families.base import CHUNK, seed_of
 from morphogen.health import warnings
 from morphogen.optim import Average, Guard, guarded_step, lr_factor, optimizer, term_weight
@@ -107,10 +109,14 @@ def modality_of(family: Family, domain: str) -> Any:
 
 
 @torch.no_grad()
-def translate_raw(family: Family, raw: Tensor, to: str) -> np.ndarray:
-    """Raw items (N, *item) of one domain → raw items of domain `to`, 'a' or 'b'."""
+def translate_raw(family: Family, raw: Tensor, to: str, seed: int = 0) -> np.ndarray:
+    """Raw items (N, *item) of one domain → raw items of domain `to`, 'a' or 'b'; seed: which of several outputs."""
     before, after = (modality_of(family, d) for d in ("ab" if to == "b" else "ba"))
-    parts = [family.translate(before.encode(part.to(family.device)), to) for part in raw.split(CHUNK)]
+    noise = family.noise(len(raw), seed_of(seed, "style")).to(family.device)
+    parts = [
+        family.translate(before.encode(part.to(family.device)), to, z)
+        for part, z in zip(raw.split(CHUNK), noise.split(CHUNK), strict=True)
+    ]
     return np.concatenate([after.decode(part) for part in parts])
 
 
@@ -129,7 +135,7 @@ class Trainer:
 
     scorer: raw samples (N, *item) → {'fid': …, 'kid': …}, lower better, for the choice of the best model; of two
         domains (translations, the domain they went to) → the same.
-    other: training and held-out items of a second domain.
+    other: training and held-out items of a second domain, the label and its values that tell what they are.
     save_model: (family in evaluation mode, step, scores) writes RUN/model.
     """
 
@@ -137,23 +143,24 @@ class Trainer:
         self, config: Config, family: Family, train: Dataset, heldout: Dataset, classes: list[str],
         folder: RunFolder, precision: Precision, scorer: Callable[..., dict[str, float]],
         save_model: Callable[[Family, int, dict[str, float]], None], display: Display | None = None,
-        other: tuple[Dataset, Dataset] | None = None,
+        other: tuple[Dataset, Dataset, str | None, list[str]] | None = None,
     ):  # fmt: skip
         self.config, self.folder, self.precision = config, folder, precision
         self.scorer, self.save_model, self.display = scorer, save_model, display or Silence()
         self.family = precision.place(family)
         self.modality = family.modality
-        label = config.data.label if classes else None
+        label = config.data.label or JOINED if classes else None
         self.items = Items(train, label, classes, precision.device, self.modality)
         self.heldout = Items(heldout, label, classes, precision.device, self.modality)
         self.other: tuple[Items, Items] | None = None
         if other is not None:
-            train_b, heldout_b = (Items(d, None, [], precision.device, family.other) for d in other)
+            datasets, (label_b, classes_b) = other[:2], other[2:]
+            train_b, heldout_b = (Items(d, label_b, classes_b, precision.device, family.other) for d in datasets)
             self.other = train_b, heldout_b
-        labels = self.items.labels
+        labels = self.items.labels if other is None else None  # of two data sets, labels condition neither
         fewest = min(len(self.heldout), len(heldout) if other is None else len(other[1]))
-        few = family.criterion == "fid" and fewest < ENOUGH_FOR_FID
-        self.criterion = "kid" if few else family.criterion
+        few = family.criterion.endswith("fid") and fewest < ENOUGH_FOR_FID
+        self.criterion = family.criterion.replace("fid", "kid") if few else family.criterion
         self.label_counts = [] if labels is None else torch.bincount(labels, minlength=len(classes)).tolist()
         seen = self.modality.encode(self.items.take(spaced(len(self.items), 2000))[0])
         seen_b = None
@@ -161,9 +168,9 @@ class Trainer:
             seen_b = family.other.encode(self.other[0].take(spaced(len(self.other[0]), 2000))[0])
         self.family.prepare(seen, seen_b)
         self.parameters = {p: [w for m in names for w in getattr(family, m).parameters()] for p, names in
-                           family.players.items()}  # fmt: skip
-        self.optimizers = {p: optimizer(self.parameters[p], config.players[p]) for p in family.players}
-        self.guards = {p: Guard(config.train.explode, precision.device) for p in family.players}
+                           family.players.items() if names}  # fmt: skip
+        self.optimizers = {p: optimizer(weights, config.players[p]) for p, weights in self.parameters.items()}
+        self.guards = {p: Guard(config.train.explode, precision.device) for p in self.parameters}
         self.shown = copy.deepcopy(family).eval().requires_grad_(False)  # its averaged networks make the samples
         modules = {name: getattr(self.shown, name) for name in family.averaged}
         self.average = Average(modules, config.train.ema, config.train.ema_most)
@@ -181,7 +188,7 @@ class Trainer:
         step, cache, values = self.step, {}, {}
         self.family.train()
         weights = self._weights(step)
-        for player in self.family.players:
+        for player in self.parameters:
             settings = self.config.players[player]
             if step % settings.every or not any(name in weights for name in self.family.terms[player]):
                 continue
@@ -195,9 +202,10 @@ class Trainer:
         return values
 
     def _take_turn(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        for player, parameters in self.parameters.items():
-            for parameter in parameters:
-                parameter.requires_grad_(player == turn.player)
+        for weight in itertools.chain.from_iterable(self.parameters.values()):
+            weight.requires_grad_(False)
+        for weight in self.parameters[turn.player]:
+            weight.requires_grad_(True)
         torch.manual_seed(seed_of(turn.seed, turn.step, turn.player, turn.repeat))  # for dropout
         settings = self.config.players[turn.player]
         rate = settings.lr * self.lr_scale * lr_factor(turn.step, self.steps, self.config.train)
@@ -231,7 +239,10 @@ class Trainer:
         if self.other is not None:
             items = self.other[0]
             index = batch_indices(len(items), train.batch_size, train.seed + 2, step * repeats + repeat)
-            batch["b"] = self.family.other.encode(items.take(index)[0])
+            raw, y = items.take(index)
+            batch["b"] = self.family.other.encode(raw)
+            if y is not None:
+                batch["label_b"] = y
         return batch
 
     # ---- the run --------------------------------------------------------------------------------------------------
@@ -306,7 +317,13 @@ class Trainer:
         if not np.isfinite(items).all():
             return {}
         raw, y = self.heldout.take(spaced(len(self.heldout), MEASURED))
-        return self.scorer(items) | self.shown.measure(self.modality.encode(raw), y, seed)
+        scores = self.scorer(items) | self.shown.measure(self.modality.encode(raw), y, seed)
+        if not isinstance(self.shown, CycleVAE) or y is None:
+            return scores
+        raw, y = self.heldout.take(spaced(len(self.heldout), count))
+        assert y is not None
+        converted = self.modality.decode(self.shown.converted(self.modality.encode(raw), y, seed))
+        return scores | {f"converted_{name}": value for name, value in self.scorer(converted).items()}
 
     def _measure_translations(self) -> dict[str, float]:
         """The scores of translations of held-out items, of each direction and on average, and the family's own."""

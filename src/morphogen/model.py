@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from morphogen import __version__
 from morphogen.config import AugmentConfig, SampleConfig, near, validate
 from morphogen.errors import MorphogenError, UsageError
-from morphogen.families import FAMILIES, Family
+from morphogen.families import FAMILIES, CycleVAE, Family
 from morphogen.families.base import chunks, seed_of
 from morphogen.loop import frequent_labels, modality_of, sample_raw, translate_raw
 from morphogen.modalities import MODALITIES, Codes
@@ -72,16 +72,16 @@ def build_family(
     options = validate(cls.Options, description.options, "model.")
     space, settings = tuple(description.space), description.modality_options
     modality = Codes(space, codec, **settings) if codec else MODALITIES[description.modality](space, **settings)
-    roles = {name for names in cls.players.values() for name in names}
-    for name in networks or {}:
-        if name not in roles:
-            raise UsageError(f"A {description.family} has no network '{name}'; it has {', '.join(sorted(roles))}.")
     other, more = description.other, {}
     if other:
         if cls.translate is Family.translate:
             raise UsageError(f"A {description.family} has one domain; leave --data-b out, or use a cycle recipe.")
         more = {"other": MODALITIES[other["modality"]](tuple(other["space"]))}
     family = cls(modality, options, len(description.classes), augment, networks, **more)
+    roles = {name for names in family.players.values() for name in names}
+    for name in networks or {}:
+        if name not in roles:
+            raise UsageError(f"A {description.family} has no network '{name}'; it has {', '.join(sorted(roles))}.")
     for name, module in family.named_children():
         if name not in (networks or {}):
             initialise(module, seed, name)
@@ -194,18 +194,53 @@ class Model:
             stations = np.asarray(ends, np.float32)
         return self.decode(along(stations, frames, ends is None, linear), label)
 
-    def translate(self, items: np.ndarray, to: str = "b") -> np.ndarray:
-        """Items (N, …) of one domain in the other, `to` 'a' or 'b'; UsageError for a model of one domain."""
+    def translate(self, items: np.ndarray, to: str = "b", seed: int = 0) -> np.ndarray:
+        """Items (N, …) of one domain in another: `to` 'a' or 'b', or, where the domains are labels, one of these.
+
+        seed: which of several outputs, for models that were trained with model.style_dim; others have one.
+        UsageError for a model of one domain.
+        """
+        if self.domains:
+            return self._converted(items, to)
         if to not in ("a", "b"):
             raise UsageError(f"The model's domains are a and b, not '{to}'.")
         source = modality_of(self.family, "a" if to == "b" else "b")
         if source is None or self.family.other is None:
             raise UsageError("This model has one domain and cannot translate.")
         raw = raw_items(items, source)
-        return modality_of(self.family, to).array(translate_raw(self.family, torch.from_numpy(raw), to))
+        return modality_of(self.family, to).array(translate_raw(self.family, torch.from_numpy(raw), to, seed))
+
+    @property
+    def domains(self) -> list[str]:
+        """The labels that are domains of a model which converts between them; empty for others."""
+        return self.classes if isinstance(self.family, CycleVAE) else []
+
+    def domain_codes(self, labels: str | list[str] | None) -> dict[str, np.ndarray]:
+        """{'domain': the decoder's code (N, E) of each label, 'domain_label': the labels}; empty without labels.
+
+        E is what the decoder's embedding holds: with the content code beside it, it is all that the decoder sees.
+        """
+        if labels is None:
+            return {}
+        names = [labels] if isinstance(labels, str) else labels
+        y = self.labels(names, len(names))
+        decoder: Any = self.family.decoder
+        return {"domain": decoder.noise.embedding(y).cpu().numpy(), "domain_label": np.asarray(names)}
+
+    def _converted(self, items: np.ndarray, to: str) -> np.ndarray:
+        family: Any = self.family
+        ways = (
+            family.convert(self.tensor(part), y.to(family.device))
+            for _, part, y in chunks(items, self.labels(to, len(items)))
+            if y is not None
+        )
+        return self.modality.array(np.concatenate([self.modality.decode(x) for x in ways]))
 
     def translator(self, source: str, to: str) -> nn.Module:
-        """The network from domain `source` to `to` alone, tensors (B, *space) to the same: a plain module."""
+        """The network from domain `source` to `to` alone, tensors (B, *space) to the same: a plain module.
+
+        With model.style_dim it wants the style's numbers as further channels of its input.
+        """
         if {source, to} != {"a", "b"} or self.family.other is None:
             raise UsageError("translator('a', 'b') and ('b', 'a') are there for models of two data sets.")
         network: Any = getattr(self.family, f"to_{to}")
@@ -224,6 +259,8 @@ class Model:
         return self.modality.encode(torch.from_numpy(self.modality.stored(raw)).to(self.family.device))
 
     def _given_labels(self, label: str | list[str] | None, count: int) -> Tensor | None:
+        if self.domains and label is None:
+            return None  # the encoder does not see the domain
         if self.classes and label is None:
             raise UsageError("This model is conditional: give a label, or data whose labels are known.")
         y = self.labels(label, count) if self.classes else None
@@ -278,7 +315,7 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
 def save_model(family: Family, description: Description, folder: Path) -> None:
     """Write model/ with config.json, weights.safetensors and the card; OSError when the disk is full."""
     with new_folder(folder) as part:
-        tensors = {k: v for k, v in family.state_dict().items() if k not in family.for_training}
+        tensors = {k: v for k, v in family.state_dict().items() if k.split(".")[0] not in family.for_training}
         save_tensors(tensors, part / "weights.safetensors")
         (part / "config.json").write_text(
             json.dumps(description.__dict__, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -305,7 +342,7 @@ def load(path: str | Path, networks: dict[str, nn.Module] | None = None) -> Mode
     codec = load(folder / "codec") if (folder / "codec").exists() else None
     family = build_family(description, networks=networks, codec=codec)
     try:
-        fresh = {k: v for k, v in family.state_dict().items() if k in family.for_training}
+        fresh = {k: v for k, v in family.state_dict().items() if k.split(".")[0] in family.for_training}
         family.load_state_dict(load_tensors(folder / "weights.safetensors") | fresh)
     except RuntimeError as error:
         raise MorphogenError(f"{folder} is damaged: {str(error).splitlines()[-1].strip()}") from None
@@ -337,8 +374,10 @@ def card(description: Description, family: Family) -> str:
     """The model card, in Markdown."""
     d, t = description, description.training
     size = " x ".join(map(str, d.space))
-    parameters = {n: sum(p.numel() for p in m.parameters()) or sum(b.numel() for b in m.buffers())
-                  for n, m in family.named_children()}  # fmt: skip  # a fitted mixture is buffers only
+    shared = [(n, m) for n, m in family.named_children() if n not in family.for_training]
+    parameters = {  # a fitted mixture is buffers only
+        n: sum(p.numel() for p in m.parameters()) or sum(b.numel() for b in m.buffers()) for n, m in shared
+    }
     networks = "\n".join(f"| {name} | {count:,} |" for name, count in parameters.items())
     labels = f"conditioned on `{d.label}`: {', '.join(d.classes[:30])}" if d.classes else "unconditional"
     scores = "\n".join(f"| {name} | {value:.4g} |" for name, value in t.get("scores", {}).items())

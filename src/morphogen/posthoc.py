@@ -47,7 +47,7 @@ def _mixture_of(codes: Tensor, y: Tensor | None, classes: int, components: int) 
     mixture = GaussianMixture(codes.shape[1], (), classes, components=components)
     ridge = 1e-4 * float(codes.var(0).mean()) + 1e-8
     for group in range(max(1, classes)):
-        part = codes if y is None else codes[y == group]
+        part = codes if y is None or not classes else codes[y == group]
         part = (part if len(part) > 1 else codes).double().numpy()  # one item has no covariance: those of all labels
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # 30 rounds are near enough
@@ -110,7 +110,7 @@ def candidates(
     if family.options.posterior == "normal":
         yield "trained", {}, None
     for name in names:
-        prior = FITS[name](*train, *heldout, family.classes).requires_grad_(False).eval()
+        prior = FITS[name](*train, *heldout, family.code_classes).requires_grad_(False).eval()
         yield name, options_of(name, prior), prior.to(family.device)
 
 

@@ -116,7 +116,8 @@ def gan_codes() -> Config:
 def cyclegan_image() -> Config:
     """A cycle GAN on pictures: `--data A --data-b B` for two sets of pictures, or a set and noise without --data-b.
 
-    Two sets: translators of residual blocks, patch critics, cycles and identity. A set and noise: a GAN whose generator
+    Two sets: translators of residual blocks, patch critics, cycles and identity; where one set has labels (data.label
+    or data_b.label), a classifier of them holds the meaning. A set and noise: a GAN whose generator
     and encoder are joined in a loop, with a critic on the pictures and one on the codes.
     """
     return Config(
@@ -132,6 +133,8 @@ def cyclegan_image() -> Config:
             "cycle_b": TermConfig(weight=10.0),
             "identity_a": TermConfig(weight=5.0),
             "identity_b": TermConfig(weight=5.0),
+            "semantic_a": TermConfig(),
+            "semantic_b": TermConfig(),
             "critic_a": TermConfig(),
             "critic_b": TermConfig(),
             "r1_a": TermConfig(weight=1.2e-4, every=4),
@@ -168,6 +171,47 @@ def vae_image() -> Config:
     )
 
 
+def cyclevae_image() -> Config:
+    """A cycle VAE on pictures: with `--set data.label=label` every label is a domain, and pictures are converted from
+    one to another; without, what the decoder makes of one data set is encoded again.
+
+    Between domains a critic judges the converted pictures, and a probe keeps the domain out of the code.
+    """
+    return Config(
+        recipe="cyclevae-image",
+        family="cycle_vae",
+        modality="image",
+        model={
+            "latent_dim": 16,
+            "likelihood": "gaussian",
+            "cycles": 1,
+            "encoder": {"kind": "conv", "width": 32, "features": 128},
+            "decoder": {"kind": "conv", "width": 64},
+            "critic": {"kind": "conv", "width": 32},
+        },
+        terms={
+            "reconstruction": TermConfig(),
+            "kl": TermConfig(warmup=500),
+            "cycle": TermConfig(),
+            "cycle_kl": TermConfig(warmup=500),
+            "consistency": TermConfig(weight=1.0),
+            "codes": TermConfig(weight=1.0),
+            "adversarial": TermConfig(weight=20.0),
+            "blind": TermConfig(weight=50.0),
+            "critic": TermConfig(),
+            "probe": TermConfig(),
+            "r1": TermConfig(weight=1.2e-4, every=4),
+            "r2": TermConfig(weight=1.2e-4, every=4),
+        },
+        players={
+            "autoencoder": PlayerConfig(lr=1e-3, betas=(0.9, 0.99)),
+            "discriminator": PlayerConfig(lr=1e-3, betas=(0.0, 0.99)),
+        },
+        augment=AugmentConfig(mode="off"),
+        train=TrainConfig(steps=20_000, batch_size=64),
+    )
+
+
 def vae_binary() -> Config:
     """A ladder VAE on black-and-white pictures, for likelihood: grey levels are read as probabilities of white."""
     network = {"kind": "ladder", "width": 32, "most": 64}
@@ -195,6 +239,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "gan-seed": gan_seed,
     "gan-codes": gan_codes,
     "cyclegan-image": cyclegan_image,
+    "cyclevae-image": cyclevae_image,
     "vae-image": vae_image,
     "vae-binary": vae_binary,
 }

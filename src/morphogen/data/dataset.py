@@ -23,6 +23,7 @@ from morphogen.data.sources import Source, row_keys
 from morphogen.errors import MorphogenError, UsageError
 
 MAX_BAD, MINIMUM = 0.1, 32
+JOINED = "domain"  # the label of items that come from two sources
 _BLOCK = 256  # items decoded before they are handed on: bounds what waits in memory
 _CACHE_FORMAT = 1  # part of every cache key; raise it when decoding changes
 T = TypeVar("T")
@@ -65,6 +66,18 @@ class Dataset:
             labels={name: column[rows] for name, column in self.labels.items()},
             skipped=self.skipped,
             spec=self.spec,
+            space=self.space,
+        )
+
+    def joined(self, other: "Dataset") -> "Dataset":
+        """The items of both, under 'a/' and 'b/', with the one label `JOINED` that says from which they are."""
+        sizes = len(self), len(other)
+        return Dataset(
+            data=np.concatenate([self.data, other.data]),
+            names=[f"{side}/{name}" for side, part in (("a", self), ("b", other)) for name in part.names],
+            labels={JOINED: np.repeat(np.array(["a", "b"]), sizes)},
+            skipped=self.skipped + other.skipped,
+            spec=f"{self.spec} and {other.spec}",
             space=self.space,
         )
 

@@ -70,7 +70,8 @@ class Family(nn.Module, ABC):
     criterion: the held-out score, lower better, that chooses the best model: 'fid' or one of `measure`.
     numbers: plain state beside the tensors (the strength of augmentation), saved in every checkpoint.
     augmentations: the values of `augment.mode` that it heeds.
-    for_training: names of buffers that only the training needs, so that they are in checkpoints and not in models.
+    for_training: names of buffers and sub-modules that only the training needs, so that they are in checkpoints and
+        not in models.
     """
 
     Options: ClassVar[type[Section]]
@@ -133,8 +134,9 @@ class Family(nn.Module, ABC):
         """Standard normal noise (B, Z) and numbers `pick` (B,) between 0 and 1 → latent codes (B, Z) of the prior."""
         return noise
 
-    def translate(self, x: Tensor, to: str) -> Tensor:
-        """Items (B, *space) of the one domain in the other, 'a' or 'b'."""
+    def translate(self, x: Tensor, to: str, noise: Tensor | None = None) -> Tensor:
+        """Items (B, *space) of one domain in the domain `to`; noise (B, ≥ Y) chooses among several outputs, where the
+        family makes more than one."""
         raise UsageError("This model has one domain and cannot translate.")
 
     def measure(self, x: Tensor, y: Tensor | None, seed: int) -> dict[str, float]:

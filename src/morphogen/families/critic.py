@@ -5,11 +5,12 @@ Shapes: B batch · space (C, *S). A discriminator's logits are (B,), or (B, H', 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from morphogen.config import AugmentConfig, Section
 from morphogen.families.augment import augment
@@ -47,7 +48,13 @@ def spread_of(x: Tensor) -> Tensor:
 
 
 def judge(
-    critic: nn.Module, turn: Turn, purpose: str, x: Tensor, y: Tensor | None, how: AugmentConfig, probability: float
+    critic: Callable[..., Tensor],
+    turn: Turn,
+    purpose: str,
+    x: Tensor,
+    y: Tensor | None,
+    how: AugmentConfig,
+    probability: float,
 ) -> Tensor:
     """The discriminator's logits of augmented items x (B, *space) with labels y (B,) or None."""
     generator = turn.generator("augment " + purpose, x.device)
@@ -55,8 +62,8 @@ def judge(
 
 
 def slope_penalty(
-    critic: nn.Module, turn: Turn, purpose: str, x: Tensor, y: Tensor | None, how: AugmentConfig, probability: float,
-    spread: Tensor, sigma: float | None,
+    critic: Callable[..., Tensor], turn: Turn, purpose: str, x: Tensor, y: Tensor | None, how: AugmentConfig,
+    probability: float, spread: Tensor, sigma: float | None,
 ) -> Tensor:  # fmt: skip
     """R1 or R2 (B,): the squared slope of D at augmented items, in units of the data's spread.
 

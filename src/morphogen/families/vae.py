@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -89,6 +89,7 @@ class VAE(Family):
     averaged = ("encoder", "decoder", "prior")
     criterion = "nelbo"
     augmentations = ("off",)
+    blind: ClassVar[bool] = False  # whether encoder and prior do not see the label
 
     def __init__(
         self,
@@ -102,10 +103,11 @@ class VAE(Family):
         own, space, top = networks or {}, modality.space, options.latent_dim
         self.density = LIKELIHOODS[options.likelihood]
         _check_kinds(options, len(space))
+        self.code_classes = 0 if self.blind else classes
         wide = (self.density.outputs(space[0], options.components), *space[1:])
         outputs = top if options.posterior == "point" else 2 * top
         self.encoder = own.get("encoder") or build_network(
-            ENCODERS, options.encoder, space=space, outputs=outputs, classes=classes
+            ENCODERS, options.encoder, space=space, outputs=outputs, classes=self.code_classes
         )
         self.decoder = own.get("decoder") or build_network(
             DECODERS, options.decoder, space=wide, latent_dim=top, classes=classes
@@ -120,7 +122,7 @@ class VAE(Family):
     def _prior(self, options: dict[str, Any]) -> Any:
         options = {"kind": "normal", **options}
         return build_network(
-            PRIORS, options, space=self.modality.space, latent_dim=self.options.latent_dim, classes=self.classes
+            PRIORS, options, space=self.modality.space, latent_dim=self.options.latent_dim, classes=self.code_classes
         )
 
     @property
@@ -201,17 +203,23 @@ class VAE(Family):
     # ---- learning -------------------------------------------------------------------------------------------------
 
     def losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.bound(turn, batch)[0]
+
+    def bound(
+        self, turn: Turn, batch: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Any, Explanation | None]]:
+        """The terms, and what they were made of: the items observed, what the encoder gave, one explanation."""
         x, y = batch["a"], batch.get("label")
         x = self.observe(x, turn.generator("binarize", x.device))
         encoded = self.encoder(x, y)
-        terms = {}
+        terms, found = {}, None
         if {"reconstruction", "kl"} & turn.weights.keys():
             found = self.explain(encoded, y, turn.normal("z", len(x), self.latent_dim, device=x.device))
             terms["reconstruction"] = -self.likelihood(found.output, x).log_prob(x)
             terms["kl"] = kl_term(found.kl, self.options.free_bits, self.options.target_kl)
         if "iwae" in turn.weights:
             terms["iwae"] = self._importance_term(turn, encoded, x, y)
-        return terms
+        return terms, (x, encoded, found)
 
     def _importance_term(self, turn: Turn, encoded: Any, x: Tensor, y: Tensor | None) -> Tensor:
         """−(the importance-weighted bound) (B,) with K samples of each item.
@@ -239,7 +247,11 @@ class VAE(Family):
     def encode(self, x: Tensor, y: Tensor | None, seed: int, sampled: bool = False) -> Tensor:
         """The posterior's means (B, Z), or, `sampled`, one draw of each: rows are a function of (seed, row)."""
         noise = self.noise(len(x), seed).to(x.device) if sampled else None
-        return self.explain(self.encoder(self._seen(x, seed), y), y, noise).code
+        encoded = self.encoder(self._seen(x, seed), y)
+        if self.ladder:
+            return self.explain(encoded, y, noise).code
+        q = self.top(encoded)
+        return q.mean if noise is None or self.options.posterior == "point" else q.rsample(noise)
 
     def _seen(self, x: Tensor, seed: int) -> Tensor:
         """`observe` with randomness that is a function of the seed alone."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -88,12 +89,14 @@ def train_classifier(
     seed: int = 0,
     autocast: bool = False,
     device: str = "cpu",
+    wide: bool = False,
 ) -> ClassifierFeatures:
     """A classifier of train_items (N, C, H, W) by labels (N,), from the cache or trained: a minute or so for MNIST.
 
     `fingerprint` names the data; the labels, shapes, seed and precision join it in the cache's key. `autocast` computes
-    in bf16 while training (worth it where the processor has it); features are float32 always. `UsageError` when there
-    are fewer than two classes, or not one label per item.
+    in bf16 while training (worth it where the processor has it); features are float32 always. `wide`: it is to know its
+    classes in other domains, too (`warped`). `UsageError` when there are fewer than two classes, or not one label per
+    item.
     """
     if len(labels) != len(train_items) or len(heldout_labels) != len(heldout_items):
         raise UsageError("The classifier needs exactly one label per item; check the labels of both splits.")
@@ -103,12 +106,14 @@ def train_classifier(
     # by content, not by hash(): equal labels give equal keys in every process
     splits = ((train_items, labels), (heldout_items, heldout_labels))
     sets = [(list(items.shape), _label_hash(of)) for items, of in splits]
-    key = hashlib.sha256(json.dumps([VERSION, fingerprint, sets, seed, autocast]).encode()).hexdigest()[:24]
+    key = hashlib.sha256(
+        json.dumps([VERSION, fingerprint, sets, seed, autocast, *(["wide"] * wide)]).encode()
+    ).hexdigest()[:24]
     path = cache_folder() / f"classifier-{key}.safetensors"
     found = _load(path, device)
     if found is not None:
         return found
-    net = _fit(check_images(train_items), targets, len(names), seed, autocast, device)
+    net = _fit(check_images(train_items), targets, len(names), seed, autocast, device, wide)
     classes = [str(name) for name in names]
     trained = ClassifierFeatures(net, classes, 0.0, device)
     right = trained.probabilities(heldout_items).argmax(axis=1)
@@ -117,7 +122,9 @@ def train_classifier(
     return ClassifierFeatures(net, classes, accuracy, device)
 
 
-def _fit(items: np.ndarray, targets: np.ndarray, classes: int, seed: int, autocast: bool, device: str) -> ClassifierNet:
+def _fit(
+    items: np.ndarray, targets: np.ndarray, classes: int, seed: int, autocast: bool, device: str, wide: bool
+) -> ClassifierNet:
     """AdamW and one cycle of the learning rate; every draw is a function of the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -125,13 +132,14 @@ def _fit(items: np.ndarray, targets: np.ndarray, classes: int, seed: int, autoca
     chunks = (torch.from_numpy(np.array(items[i : i + 4096])) for i in range(0, len(items), 4096))
     small = torch.cat([shrink(chunk, SIDE) for chunk in chunks])
     wanted = torch.from_numpy(targets.astype(np.int64))
-    steps = int(np.clip(EPOCHS * len(items) / BATCH, *STEPS))
+    steps = int(np.clip(EPOCHS * len(items) / BATCH, *STEPS)) * (2 if wide else 1)
+    vary = warped if wide else translated
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.2)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         rows = torch.randint(len(small), (BATCH,), generator=generator)
-        x = to_unit(translated(small[rows], generator).to(device)).contiguous(memory_format=torch.channels_last)
+        x = to_unit(vary(small[rows], generator).to(device)).contiguous(memory_format=torch.channels_last)
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=autocast):
             logits = net(x)
         loss = F.cross_entropy(logits.float(), wanted[rows].to(device))
@@ -151,6 +159,26 @@ def translated(x: Tensor, generator: torch.Generator) -> Tensor:
     rows, columns = down + torch.arange(height), right + torch.arange(width)  # (B, H), (B, W)
     b, c = torch.arange(batch)[:, None, None, None], torch.arange(channels)[None, :, None, None]
     return padded[b, c, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def warped(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image of x (B, C, H, W) turned, sheared, scaled by 0.6 to 1.5 each way, moved, blurred and of another
+    contrast, at random: what else the same thing may look like in another domain. Never mirrored."""
+    batch = len(x)
+
+    def between(low: float, high: float) -> Tensor:
+        return torch.rand(batch, generator=generator) * (high - low) + low
+
+    angle, shear, down, right = between(-0.25, 0.25), between(-0.4, 0.4), between(-0.15, 0.15), between(-0.15, 0.15)
+    tall, broad = (between(math.log(1 / 1.5), math.log(1 / 0.6)).exp() for _ in range(2))
+    row = torch.stack([broad * angle.cos(), broad * (shear - angle.sin()), right], 1)
+    column = torch.stack([tall * angle.sin(), tall * angle.cos(), down], 1)
+    grid = F.affine_grid(torch.stack([row, column], 1), list(x.shape), align_corners=False)
+    x = F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
+    soft = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    share, factor = between(-0.5, 1.0)[:, None, None, None], between(0.7, 1.3)[:, None, None, None]
+    mean = x.mean((2, 3), keepdim=True)
+    return ((x.lerp(soft, share) - mean) * factor + mean).clamp(0, 255)
 
 
 def cache_folder() -> Path:

@@ -6,6 +6,7 @@ Items are uint8 (N, C, H, W) for images and float (N, D) for points.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -98,6 +99,22 @@ class RandomFeatures:
         return torch.cat([*pooled, F.adaptive_avg_pool2d(x, 2).flatten(1)], dim=1)
 
 
+class SeenAs:
+    """Another extractor, shown items brought to the size and channels that it knows.
+
+    stretch: uint8 (N, C, H, W) of any space → the space that it knows.
+    """
+
+    def __init__(self, extractor: Extractor, stretch: Callable[[np.ndarray], np.ndarray]):
+        self.extractor, self.stretch = extractor, stretch
+        self.name, self.identity = extractor.name, f"{extractor.identity} of the other domain"
+        self.resize = f"brought to the other domain's size, then {extractor.resize}"
+
+    def features(self, items: np.ndarray) -> np.ndarray:
+        """float32 (N, d) from uint8 (N, C, H, W)."""
+        return self.extractor.features(self.stretch(items))
+
+
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight).abs()
 
@@ -158,6 +175,7 @@ __all__ = [
     "InceptionFeatures",
     "PointFeatures",
     "RandomFeatures",
+    "SeenAs",
     "choose_extractor",
     "train_classifier",
 ]

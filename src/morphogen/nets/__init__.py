@@ -6,11 +6,12 @@ from morphogen.nets.roles import (
     DISCRIMINATORS,
     ENCODERS,
     GENERATORS,
+    PAIR_CRITICS,
     PATCH_CRITICS,
     build_network,
     initialise,
 )
 from morphogen.nets.translators import TRANSLATORS
 
-__all__ = ["DECODERS", "DISCRIMINATORS", "ENCODERS", "GENERATORS", "PATCH_CRITICS", "PRIORS", "TRANSLATORS",
-           "build_network", "initialise"]  # fmt: skip
+__all__ = ["DECODERS", "DISCRIMINATORS", "ENCODERS", "GENERATORS", "PAIR_CRITICS", "PATCH_CRITICS", "PRIORS",
+           "TRANSLATORS", "build_network", "initialise"]  # fmt: skip

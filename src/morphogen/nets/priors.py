@@ -209,7 +209,9 @@ class GaussianMixture(Prior):
         self.factors: Tensor
 
     def _group(self, y: Tensor | None, count: int, device: torch.device) -> Tensor:
-        return torch.zeros(count, dtype=torch.long, device=device) if y is None else y
+        if y is None or len(self.weights) == 1:
+            return torch.zeros(count, dtype=torch.long, device=device)
+        return y
 
     def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
         group, out = self._group(y, len(z), z.device), torch.empty(len(z), device=z.device)

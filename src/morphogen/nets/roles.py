@@ -136,6 +136,24 @@ class ConvEncoder(ConvTrunk):
         return self.summary(self.features(x), y)
 
 
+class PairDiscriminator(ConvTrunk):
+    """A convolutional trunk for the item, the code beside its features, and fully connected layers to one logit: the
+    joint critic of an item and its code (Donahue et al. 2017)."""
+
+    def __init__(
+        self, space: Space, latent_dim: int, *, width: int = 32, most: int = 256, features: int = 256,
+        hidden: int = 256,
+    ):  # fmt: skip
+        super().__init__(space, width, most, features, 0.0)
+        self.both = nn.Sequential(nn.Linear(features + latent_dim, hidden), nn.LeakyReLU(0.2))
+        self.verdict = Verdict(hidden, 0)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """x (B, *space), z (B, Z) → logit (B,)."""
+        h = self.features(x)
+        return self.verdict(self.both(torch.cat([h, z.to(h.dtype)], dim=1)), None)
+
+
 class ResidualGenerator(Role):
     """Fully connected, then residual blocks and nearest-neighbour doublings, without normalisation (after R3GAN)."""
 
@@ -283,6 +301,7 @@ class DenseEncoder(Role):
 GENERATORS = {"conv": ConvGenerator, "residual": ResidualGenerator, "dense": DenseGenerator}
 DISCRIMINATORS = {"conv": ConvDiscriminator, "residual": ResidualDiscriminator, "dense": DenseDiscriminator}
 PATCH_CRITICS = {"patch": PatchDiscriminator, **DISCRIMINATORS}
+PAIR_CRITICS = {"conv": PairDiscriminator}
 ENCODERS = {"conv": ConvEncoder, "residual": ResidualEncoder, "dense": DenseEncoder, "ladder": LadderEncoder}
 DECODERS = {**GENERATORS, "ladder": LadderDecoder}
 

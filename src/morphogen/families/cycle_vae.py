@@ -1,0 +1,229 @@
+"""Cycle VAE: encoder and decoder joined in a loop; what the decoder makes is encoded again.
+
+    one data set     x ─ encoder ─▶ z₁ ─ decoder ─▶ x₁ ─ encoder ─▶ z₂ ─ decoder ─▶ x₂ …     every xₙ explains x
+    many domains     x ─ encoder ─▶ z ─ decoder(d′) ─▶ y ─ encoder ─▶ z′ ─ decoder(d) ─▶ x₁     x₁ explains x again
+
+The domain is the label: the encoder does not see it, the decoder is told it. So the code says what the item is apart
+from its domain, and an item is converted by decoding its code in another (Tobing et al. 2019). A critic may judge the
+converted items, which the likelihood never sees, and a probe may hunt for the domain in the code.
+
+Shapes: B batch · Z latent_dim · space (C, *S) · K domains (0: one data set)
+With one data set, N = 1 and without the further terms this is exactly the VAE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from morphogen.config import AugmentConfig
+from morphogen.errors import UsageError
+from morphogen.families.base import Turn, chunks
+from morphogen.families.critic import CriticOptions, judge, slope_penalty, spread_of
+from morphogen.families.vae import VAE, Explanation, VAEOptions
+from morphogen.nets import DISCRIMINATORS, ENCODERS, build_network
+from morphogen.objectives.adversarial import LOSSES
+
+
+class CycleVAEOptions(VAEOptions, CriticOptions):
+    """The `model` section of a cycle VAE's config."""
+
+    latent_dim: int = Field(default=32, ge=1, description="of the only, or the top, latent layer")
+    penalty: Literal["exact", "difference"] = "difference"
+    cycles: int = Field(default=2, ge=1, description="how often an item is encoded, or, between domains, goes round")
+    critic: dict[str, Any] = Field(default_factory=dict, description="kind and options; it judges converted items")
+    probe: dict[str, Any] = Field(
+        default_factory=dict, description="kind and options; it looks for the domain in codes"
+    )
+
+
+@dataclass
+class Lap:
+    """One way round: what became of x on its nth way.
+
+    posterior of the item that set out · again, of what came of it · converted (B, *space), domain (B,) or None
+    """
+
+    posterior: Any
+    again: Any
+    converted: Tensor | None = None
+    domain: Tensor | None = None
+
+
+class CycleVAE(VAE):
+    """Terms of the autoencoder, beside the VAE's: 'cycle' = −log p(x | what came round), 'cycle_kl' of the codes on the
+    way, 'consistency' = KL(posterior of what came round ‖ that of the item), 'codes' = −log q(z | decoded z) for z of
+    the prior, which teaches the encoder only; between domains also 'adversarial' (converted items fool the critic) and
+    'blind' (the probe sees every domain as likely). Of the discriminator: 'critic', 'probe', 'r1', 'r2'.
+    """
+
+    Options = CycleVAEOptions
+    terms = {  # noqa: RUF012
+        "autoencoder": (*VAE.terms["autoencoder"], "cycle", "cycle_kl", "consistency", "codes", "adversarial", "blind"),
+        "discriminator": ("critic", "probe", "r1", "r2"),
+    }
+    players = {**VAE.players, "discriminator": ("critic", "probe")}  # noqa: RUF012
+    for_training = ("critic", "probe")
+    augmentations = ("off", "fixed")
+    blind = True
+    critic: Any
+    probe: Any
+    options: CycleVAEOptions
+
+    def __init__(
+        self,
+        modality: Any,
+        options: CycleVAEOptions,
+        classes: int = 0,
+        augment: AugmentConfig | None = None,
+        networks: dict[str, nn.Module] | None = None,
+    ):
+        super().__init__(modality, options, classes, augment, networks)
+        own, space = networks or {}, modality.space
+        self.criterion = "converted_fid" if classes else "nelbo"  # type: ignore[misc]
+        self.players = {**VAE.players, "discriminator": ("critic", "probe") if classes else ()}  # type: ignore[misc]
+        self.numbers = {"augment": self.augment.probability if self.augment.mode != "off" else 0.0}
+        if classes:
+            self.critic = own.get("critic") or build_network(
+                DISCRIMINATORS, options.critic, space=space, classes=classes
+            )
+            probe = {"kind": "dense", **options.probe}
+            self.probe = own.get("probe") or build_network(ENCODERS, probe, space=(self.top_dim,), outputs=classes)
+        self.register_buffer("spread", torch.ones(()))
+        self.spread: Tensor
+
+    @torch.no_grad()
+    def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
+        super().prepare(x)
+        self.spread.copy_(spread_of(x))
+
+    # ---- learning -------------------------------------------------------------------------------------------------
+
+    def losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if turn.player == "discriminator":
+            return self._critic_losses(turn, batch)
+        terms, (x, encoded, found) = self.bound(turn, batch)
+        y, wanted = batch.get("label"), turn.weights.keys()
+        if {"cycle", "cycle_kl", "consistency", "adversarial"} & wanted and found is not None:
+            laps = self._go_round(turn, x, y, encoded, found, terms)
+            if laps and laps[0].converted is not None:
+                turn.cache["converted"] = laps[0].converted.detach(), laps[0].domain
+                if "adversarial" in wanted:
+                    terms["adversarial"] = self._adversarial(turn, x, y, laps[0])
+        if "codes" in wanted:
+            terms["codes"] = self._code_term(turn, len(x))
+        if self.classes and "blind" in wanted:
+            terms["blind"] = -self.probe(self.top(encoded).mean, None).log_softmax(1).mean(1)
+        return terms
+
+    def _go_round(
+        self, turn: Turn, x: Tensor, y: Tensor | None, encoded: Any, found: Explanation, terms: dict[str, Tensor]
+    ) -> list[Lap]:
+        """Lap after lap: 'cycle', 'cycle_kl' and 'consistency' (B,) are sums over all of them."""
+        errors, kls, distances, laps = [], [], [], []
+
+        def explain(name: str, encoded: Any) -> Explanation:
+            one = self.explain(encoded, y, turn.normal(name, len(x), self.latent_dim, device=x.device))
+            errors.append(-self.likelihood(one.output).log_prob(x))
+            kls.append(one.kl.sum(1))
+            return one
+
+        for n in range(self.options.cycles if self.classes else self.options.cycles - 1):
+            lap = Lap(self.top(encoded), None)
+            if self.classes:
+                lap.domain = self._other_domain(turn, y, n)
+                lap.converted = self.generate(found.code, lap.domain)
+                encoded = self.encoder(lap.converted, None)
+                lap.again = self.top(encoded)
+                found = explain(f"z' {n}", encoded)
+            if not self.classes or n + 1 < self.options.cycles:
+                encoded = self.encoder(self.likelihood(found.output).mode(), y)
+                lap.again = lap.again or self.top(encoded)
+                found = explain(f"z {n + 1}", encoded)
+            distances.append(lap.again.kl(lap.posterior).sum(1))
+            laps.append(lap)
+        if laps:
+            terms |= {"cycle": sum(errors), "cycle_kl": sum(kls), "consistency": sum(distances)}  # type: ignore[dict-item]
+        return laps
+
+    def _other_domain(self, turn: Turn, y: Tensor | None, n: int) -> Tensor:
+        """For each item a domain (B,) that is not its own, at random."""
+        assert y is not None
+        step = (turn.uniform(f"domain {n}", len(y), device=y.device) * (self.classes - 1)).long()
+        return (y + 1 + step.clamp_max(self.classes - 2)) % self.classes
+
+    def _code_term(self, turn: Turn, count: int) -> Tensor:
+        """−log q(z | p(z)) (B,) for codes z of the prior in random domains: only the encoder learns of it."""
+        with torch.no_grad():
+            noise = turn.normal("codes", count, self.latent_dim, device=self.device)
+            pick = turn.uniform("pick", count, device=self.device)
+            y = (turn.uniform("any domain", count, device=self.device) * self.classes).long() if self.classes else None
+            z = torch.cat(
+                [self.prior.draw(noise[:, : self.top_dim], pick, y, self._top_of), noise[:, self.top_dim :]], 1
+            )
+            items = self.generate(z, y)
+        return -self.top(self.encoder(items, y)).log_prob(z[:, : self.top_dim]).sum(1)
+
+    def _adversarial(self, turn: Turn, x: Tensor, y: Tensor | None, lap: Lap) -> Tensor:
+        loss, real_logit = LOSSES[self.options.loss], torch.zeros((), device=x.device)
+        assert lap.converted is not None
+        if loss.generator_sees_real:
+            with torch.no_grad():
+                real_logit = self._judge(turn, "real", x, y)
+        return loss.generator(real_logit, self._judge(turn, "fake", lap.converted, lap.domain))
+
+    def _judge(self, turn: Turn, purpose: str, x: Tensor, y: Tensor | None) -> Tensor:
+        return judge(self.critic, turn, purpose, x, y, self.augment, self.numbers["augment"])
+
+    def _critic_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        x, y, terms = batch["a"], batch["label"], {}
+        with torch.no_grad():
+            mean = self.top(self.encoder(x, None)).mean
+        if "critic" in turn.weights:
+            fake, fake_y = turn.cache.pop("converted", (None, y))
+            if fake is None:  # a further turn in the same step
+                fake_y = self._other_domain(turn, y, 0)
+                with torch.no_grad():
+                    fake = self.generate(self.explain(self.encoder(x, None), y, None).code, fake_y)
+            logits = self._judge(turn, "both", torch.cat([x, fake]), torch.cat([y, fake_y])).chunk(2)
+            terms["critic"] = LOSSES[self.options.loss].discriminator(*logits)
+            for name, items, item_y in (("r1", x, y), ("r2", fake, fake_y)):
+                if name in turn.weights:
+                    terms[name] = slope_penalty(
+                        self.critic, turn, name, items, item_y, self.augment, self.numbers["augment"], self.spread,
+                        self.options.difference,
+                    )  # fmt: skip
+        if "probe" in turn.weights:
+            terms["probe"] = F.cross_entropy(self.probe(mean, None), y, reduction="none")
+        return terms
+
+    # ---- use ------------------------------------------------------------------------------------------------------
+
+    def convert(self, x: Tensor, to: Tensor) -> Tensor:
+        """Items (B, *space) in the domains of numbers `to` (B,)."""
+        if not self.classes:
+            raise UsageError("This model has one domain and cannot translate; train one with --set data.label=label.")
+        return self.generate(self.encode(x, None, 0), to)
+
+    @torch.no_grad()
+    def converted(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        """Items x (N, *space) of domains y (N,), each in another domain, drawn by seed."""
+        step = torch.randint(1, self.classes, (len(y),), generator=torch.Generator().manual_seed(seed))
+        to = (y + step.to(y.device)) % self.classes
+        return torch.cat([self.convert(part, goal) for _, part, goal in chunks(x, to) if goal is not None])
+
+    @torch.no_grad()
+    def measure(self, x: Tensor, y: Tensor | None, seed: int) -> dict[str, float]:
+        """The VAE's scores, and mean |x₁ − x| of items that have gone round once, by posterior means."""
+        back = [self._once_round(part, label) for _, part, label in chunks(x, y)]
+        return super().measure(x, y, seed) | {"cycle": float((torch.cat(back) - x).abs().mean())}
+
+    def _once_round(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """Items (B, *space) converted to the next domain and back, or, of one data set, reconstructed twice."""
+        there = None if y is None else (y + 1) % self.classes
+        return self.generate(self.encode(self.generate(self.encode(x, y, 0), there), y, 0), y)
