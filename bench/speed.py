@@ -43,6 +43,13 @@ CASES = {
     ),
     "VAE, conv 28x28x1, batch 128": ("vae-image", (1, 28, 28), 128, 12, []),
     "VAE, conv 32x32x3, batch 128": ("vae-image", (3, 32, 32), 128, 8, ["model.encoder.width=64"]),
+    "CycleGAN, 128x128x3, batch 1, 6 blocks": (
+        "cyclegan-image", (3, 128, 128), 1, 4,
+        [f"model.to_{side}={{width: 32, downs: 2, blocks: 6, norm: true, reflect: true}}" for side in "ab"],
+    ),
+    "CycleGAN, 32x32x3, batch 32": (
+        "cyclegan-image", (3, 32, 32), 32, 4, [f"model.to_{side}={{width: 16}}" for side in "ab"],
+    ),
 }  # fmt: skip
 ROUNDS = 5
 
@@ -58,7 +65,9 @@ def random_items(folder: Path, space: tuple[int, ...]) -> str:
 
 def trainer(folder: Path, recipe: str, space: tuple[int, ...], batch: int, settings: list[str]) -> Trainer:
     settings = [f"train.batch_size={batch}", "augment.mode=off", *settings]
-    config = api.resolve_config(recipe, settings, data=random_items(folder, space), steps=100_000)
+    source = random_items(folder, space)
+    two = {"data_b": source} if recipe.startswith("cycle") else {}
+    config = api.resolve_config(recipe, settings, data=source, steps=100_000, **two)
     data = api.load_data(config)
     family = api.build_family(api.describe(config, data), config.augment)
     return Trainer(
@@ -71,6 +80,7 @@ def trainer(folder: Path, recipe: str, space: tuple[int, ...], batch: int, setti
         choose(),
         lambda _: {"fid": 0.0},
         lambda *_: None,
+        None if (b := data.other) is None else (b.train, b.heldout, None, []),
     )
 
 
@@ -78,11 +88,18 @@ def plain_adam(network: nn.Module) -> torch.optim.Adam:
     return torch.optim.Adam(network.parameters(), 1e-3, (0.0, 0.99), fused=False, foreach=False)
 
 
+def slope(judge: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The squared slope of a critic at x, by a difference."""
+    noise = torch.randn_like(x)
+    return ((judge(x + 0.05 * noise) - judge(x - 0.05 * noise)).flatten(1).mean(1) / 0.1).square().mean()
+
+
 class Plain:
     """What one writes by hand, and what both families need of it."""
 
     def __init__(self, ours: Trainer, space: tuple[int, ...], batch: int, tuned: bool):
-        description = api.Description(ours.config.family, "image", list(space), ours.config.model)
+        other = {"modality": "image", "space": list(space)} if ours.other is not None else {}
+        description = api.Description(ours.config.family, "image", list(space), ours.config.model, other=other)
         self.family: Any = api.build_family(description, ours.config.augment)
         self.tuned, self.batch, self.step_number = tuned, batch, 0
         self.items = torch.from_numpy(ours.items.data)
@@ -128,9 +145,7 @@ class PlainGAN(Plain):
         self.generator_adam, self.discriminator_adam = plain_adam(self.generator), plain_adam(self.discriminator)
 
     def penalty(self, x: torch.Tensor) -> torch.Tensor:
-        noise = torch.randn_like(x)
-        upper = self.run(self.discriminator, x + 0.05 * noise)
-        return ((upper - self.run(self.discriminator, x - 0.05 * noise)) / 0.1).square().mean()
+        return slope(lambda x: self.run(self.discriminator, x)[:, None], x)
 
     def train_step(self) -> None:
         real = self.real()
@@ -151,6 +166,45 @@ class PlainGAN(Plain):
         self.generator_adam.step()
         self.last = loss.item(), generator_loss.item()
         self.step_number += 1
+
+
+class PlainCycle(Plain):
+    """The same four networks and losses (least squares, cycles, identities, lazy R1), every call a pass of its own."""
+
+    def __init__(self, ours: Trainer, space: tuple[int, ...], batch: int, tuned: bool):
+        super().__init__(ours, space, batch, tuned)
+        f = self.family
+        self.makers, self.critics = nn.ModuleList([f.to_a, f.to_b]), nn.ModuleList([f.critic_a, f.critic_b])
+        self.maker_adam, self.critic_adam = plain_adam(self.makers), plain_adam(self.critics)
+
+    def make(self, network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return self.run(network, x).float().tanh()
+
+    def train_step(self) -> None:
+        f, a, b = self.family, self.real(), self.real()
+        fake_a, fake_b = self.make(f.to_a, b), self.make(f.to_b, a)
+        loss = sum(0.5 * (self.run(c, x) - 1).square().mean() for c, x in ((f.critic_a, fake_a), (f.critic_b, fake_b)))
+        loss = (
+            loss + 10 * (self.make(f.to_a, fake_b) - a).abs().mean() + 10 * (self.make(f.to_b, fake_a) - b).abs().mean()
+        )
+        loss = loss + 5 * (self.make(f.to_a, a) - a).abs().mean() + 5 * (self.make(f.to_b, b) - b).abs().mean()
+        self.maker_adam.zero_grad()
+        loss.backward()
+        self.maker_adam.step()
+        critic_loss = torch.zeros(())
+        for critic, real, fake in ((f.critic_a, a, fake_a.detach()), (f.critic_b, b, fake_b.detach())):
+            critic_loss = critic_loss + 0.5 * (self.run(critic, real) - 1).square().mean()
+            critic_loss = critic_loss + 0.5 * self.run(critic, fake).square().mean()
+            if self.step_number % 4 == 0:
+                critic_loss = critic_loss + 0.1 * slope(lambda x, c=critic: self.run(c, x), real)
+        self.critic_adam.zero_grad()
+        critic_loss.backward()
+        self.critic_adam.step()
+        self.last = loss.item(), critic_loss.item()
+        self.step_number += 1
+
+
+PLAIN = {"vae-image": PlainVAE, "gan-image": PlainGAN, "cyclegan-image": PlainCycle}
 
 
 def rate(step: Callable[[], object], batch: int, steps: int) -> float:
@@ -183,7 +237,7 @@ def work_per_image(ours: Trainer) -> float:
 
 def measure(name: str, best: float) -> dict[str, float | str]:
     recipe, space, batch, count, settings = CASES[name]
-    plain_loop = PlainVAE if recipe.startswith("vae") else PlainGAN
+    plain_loop = PLAIN[recipe]
     with tempfile.TemporaryDirectory() as folder:
         ours = trainer(Path(folder), recipe, space, batch, settings)
         loops = {"plain": plain_loop(ours, space, batch, False), "by hand": plain_loop(ours, space, batch, True)}

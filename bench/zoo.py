@@ -13,10 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from morphogen import load
+import numpy as np
+
+from morphogen import load, open_source
+from morphogen.model import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 MNIST = "MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; CC BY-SA 3.0."
+USPS = "USPS: Y. LeCun et al. 1990, the split of The Elements of Statistical Learning."
+DIGITS, POST = "../shared/data/mnist#train", "../shared/data/usps#train"
+SLIM = "--set data.label=label --set 'model.to_a={width: 16, blocks: 3}' --set 'model.to_b={width: 16, blocks: 3}'"
 ZOO = {
     "gan-mnist": (
         "morphogen train gan-image --data ../shared/data/mnist#train --minutes 10 --set data.label=label "
@@ -27,6 +33,14 @@ ZOO = {
         "morphogen train vae-image --data ../shared/data/mnist#train --minutes 10 --set model.latent_dim=16",
         MNIST,
     ),
+    "cyclegan-mnist-usps": (
+        f"morphogen train cyclegan-image --data {DIGITS} --data-b {POST} --steps 8000 {SLIM}",
+        f"{MNIST} {USPS}",
+    ),
+    "cyclegan-usps-mnist": (
+        f"morphogen train cyclegan-image --data {POST} --data-b {DIGITS} --steps 8000 {SLIM}",
+        f"{MNIST} {USPS}",
+    ),
     "vae-mnist-binary": (
         "morphogen train vae-binary --data ../shared/data/mnist#train --steps 30000 --set train.evaluate_every=1500",
         MNIST,
@@ -35,23 +49,44 @@ ZOO = {
 
 
 def make(name: str) -> None:
-    command, attribution = ZOO[name]
+    command, _ = ZOO[name]
     run = ROOT / "runs" / name
     shutil.rmtree(run, ignore_errors=True)
     arguments = shlex.split(command.replace("#", "\\#"))[1:]
     subprocess.run(
         [sys.executable, "-m", "morphogen", *arguments, "--out", str(run.relative_to(ROOT))], cwd=ROOT, check=True
     )
-    target = ROOT / "zoo" / name
+    publish(name)
+
+
+def publish(name: str) -> None:
+    """Put the finished run's model, scores, card and picture into their places."""
+    run, target, attribution = ROOT / "runs" / name, ROOT / "zoo" / name, ZOO[name][1]
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(run / "model", target / "model")
     shutil.copy(run / "evaluation.json", target)
     model = load(target)
-    sheet = model.modality.raw(model.sample(80, seed=0, label="all" if model.classes else None))
     (ROOT / "docs" / "pictures").mkdir(parents=True, exist_ok=True)
-    model.modality.preview(sheet, ROOT / "docs" / "pictures" / f"{name}.png", 10)
+    draw(model, run, ROOT / "docs" / "pictures" / f"{name}.png")
     card = target / "model" / "README.md"
     card.write_text(card.read_text(encoding="utf-8") + f"\nData: {attribution}\n", encoding="utf-8")
+
+
+def draw(model: Model, run: Path, picture: Path) -> None:
+    """A sheet of samples; of two data sets, translations below what they were made of; of many domains, a digit a row
+    and what it becomes in each."""
+    if model.family.other is not None:
+        shutil.copy(sorted(run.glob("previews/*-a-to-b.png"))[-1], picture)
+        return
+    if not model.domains:
+        sheet = model.modality.raw(model.sample(80, seed=0, label="all" if model.classes else None))
+        model.modality.preview(sheet, picture, 10)
+        return
+    items = open_source("../shared/data/mnist#test").array()
+    assert items is not None
+    columns = [items[:8, :, :, 0], *(model.translate(items[:8, :, :, 0], domain) for domain in model.domains)]
+    sheet = np.stack(columns, 1).reshape(-1, *items.shape[1:3])
+    model.modality.preview(model.modality.raw(sheet), picture, len(columns))
 
 
 def main() -> None:

@@ -200,7 +200,9 @@ def turn(family: CycleGAN, player: str, *names: str, cache: dict | None = None) 
 
 def test_styles_choose_among_outputs_and_are_read_back():
     """‖style_b(a, to_b(a, z)) − z‖² and the way back in the style that the item had (Almahairi et al. 2018, eq. 4)."""
+    assert two_domains(style_dim=70).translate(torch.rand(2, 1, 16, 16), "b", torch.zeros(2, 70)).shape[0] == 2
     family = two_domains(style_dim=3)
+    assert family.noise(4, 0).shape == (4, 3)
     a, b = torch.rand(4, 1, 16, 16) * 2 - 1, torch.rand(4, 1, 16, 16) * 2 - 1
     terms = family.losses(turn(family, "generator", "style_b", "cycle_a"), {"a": a, "b": b})
     z = Turn("generator", 0, 0, {}).normal("style b", 4, 3, device=a.device)
@@ -284,7 +286,8 @@ def test_the_joint_critic_pairs_items_with_codes():
     z = Turn("generator", 0, 0, {}).normal("z", 4, 4, device=x.device)
     gap = family.critic_joint(x, family.translate_b(x)) - family.critic_joint(family.translate_a(z), z)
     assert torch.allclose(made["adversarial_joint"], torch.nn.functional.softplus(gap), atol=1e-5)
-    judged = family.losses(turn(family, "discriminator", "critic_joint", "r1_joint", cache=cache), {"a": x})
+    other = {"a": torch.rand(4, 1, 16, 16)}  # as after several turns of the generators: pairs stay pairs
+    judged = family.losses(turn(family, "discriminator", "critic_joint", "r1_joint", cache=cache), other)
     assert torch.allclose(judged["critic_joint"], torch.nn.functional.softplus(-gap), atol=1e-5)
     assert judged["r1_joint"].shape == (4,)
 

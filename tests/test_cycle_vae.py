@@ -78,7 +78,7 @@ def test_between_domains_the_converted_item_must_lead_back():
     family = cyclic(classes=3, cycles=1)
     x, y, cache = torch.rand(5, 1, 16, 16) * 2 - 1, torch.tensor([0, 1, 2, 0, 1]), {}
     terms = family.losses(turn("autoencoder", "reconstruction", "cycle", cache=cache), {"a": x, "label": y})
-    converted, to = cache["converted"]
+    converted, to = cache["fake"]
     assert (to != y).all()
     draw = Turn("autoencoder", 0, 0, {}).normal
     z = family.top(family.encoder(x, None)).rsample(draw("z", 5, 4, device=x.device))
@@ -115,6 +115,17 @@ def test_every_term_teaches_whom_it_should(player, names, moved):
     torch.stack([terms[name].mean() for name in names]).sum().backward()
     reached = {k.split(".")[0] for k, p in family.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert reached == moved
+
+
+def test_the_probe_learns_from_the_last_codes_and_their_own_labels():
+    family = cyclic(classes=3, pool=20)
+    for step in range(7):  # 8 codes a step, each row holding its step and its label
+        y = torch.arange(8) % 3
+        codes = torch.stack([torch.full((8,), float(step)), y.float(), y.float(), y.float()], 1)
+        drawn, labels = family._pooled(turn("discriminator", "probe", step=step), codes, y)
+        assert (drawn[:, 1].long() == labels).all()
+        assert drawn[:, 0].min() >= step - 2  # 20 codes are those of three steps at most
+        assert {float(step)} <= set(drawn[:, 0].tolist())
 
 
 @pytest.fixture(scope="module")

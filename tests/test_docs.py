@@ -18,12 +18,15 @@ from torch import Tensor
 
 from morphogen import config
 from morphogen.config import AugmentConfig, TermConfig
-from morphogen.evaluation import likelihood_of
+from morphogen.evaluation import conversion_scores, cycle_scores, likelihood_of
 from morphogen.families import FAMILIES
-from morphogen.families.base import Turn
+from morphogen.families.base import Turn, seed_of
 from morphogen.families.cycle_gan import CycleGAN, CycleGANOptions
+from morphogen.families.cycle_vae import CycleVAE, CycleVAEOptions
 from morphogen.families.gan import GAN, GANOptions
 from morphogen.families.vae import VAE, VAEOptions
+from morphogen.health import cycle_warnings
+from morphogen.metrics.extractors import RandomFeatures
 from morphogen.modalities import Image, Points
 from morphogen.nets.ladder import Layer
 from morphogen.nets.priors import PRIORS, Coupling
@@ -39,10 +42,14 @@ PACKAGES = (
     "loop", "api", "model.Model", "data.dataset",
 )  # fmt: skip
 SECTIONS = {
-    "model": {**GANOptions.model_fields, **VAEOptions.model_fields, **CycleGANOptions.model_fields},
+    "model": {
+        **GANOptions.model_fields, **VAEOptions.model_fields, **CycleGANOptions.model_fields,
+        **CycleVAEOptions.model_fields,
+    },
     "augment": AugmentConfig.model_fields,
     "train": config.TrainConfig.model_fields, "evaluate": config.EvaluateConfig.model_fields,
-    "data": config.DataConfig.model_fields, "sample": config.SampleConfig.model_fields,
+    "data": config.DataConfig.model_fields, "data_b": config.DataConfig.model_fields,
+    "sample": config.SampleConfig.model_fields,
 }  # fmt: skip
 
 
@@ -444,7 +451,7 @@ def stored_scale():
     return family.scale, 0.98 * before + 0.02 * best
 
 
-def cycle(noise: bool = False, **options) -> CycleGAN:
+def cycle(noise: bool = False, more: dict[str, torch.nn.Module] | None = None, **options) -> CycleGAN:
     """Two networks and two critics without layers; the critics of two data sets judge four patches."""
     seeds = {"to_a": 60, "to_b": 61, "critic_a": 62, "critic_b": 63}
     to_a, to_b, critic_a, critic_b = (normals(s, 6, 6) / 2 for s in seeds.values())
@@ -452,8 +459,9 @@ def cycle(noise: bool = False, **options) -> CycleGAN:
         made = Linear(to_a[:4], *SIZE), Linear(to_b[:, :4]), Linear(critic_a[:, :1]), Linear(critic_b[:4, :1])
     else:
         made = *(Linear(w, *SIZE) for w in (to_a, to_b)), *(Linear(w[:, :4], 2, 2) for w in (critic_a, critic_b))
+    networks = dict(zip(seeds, made, strict=True)) | (more or {})
     family = CycleGAN(
-        Image(SIZE), CycleGANOptions(latent_dim=4, **options), networks=dict(zip(seeds, made, strict=True)),
+        Image(SIZE), CycleGANOptions(latent_dim=4, **options), networks=networks,
         augment=AugmentConfig(mode="off"), other=None if noise else Image(SIZE),
     )  # fmt: skip
     family.prepare(normals(64, 9, *SIZE), None if noise else 2 * normals(65, 9, *SIZE))
@@ -534,7 +542,303 @@ def cycle_score():
     return family.score(x, None), (x.flatten(1) @ family.critic_a.weight).mean(1)
 
 
-adv, var = "objectives.adversarial.", "objectives.variational."
+def in_style(weight: Tensor, x: Tensor, s: Tensor) -> Tensor:
+    """A translation whose style's numbers are further channels."""
+    return translated(weight, torch.cat([x, s[:, :, None, None].expand(-1, -1, *SIZE[1:])], 1))
+
+
+def styled(**options) -> CycleGAN:
+    """Y = 2."""
+    ways = {k: Linear(normals(s, 18, 6) / 2, *SIZE) for k, s in (("to_a", 80), ("to_b", 81))}
+    styles = {k: Linear(normals(s, 12, 2) / 2) for k, s in (("style_a", 82), ("style_b", 83))}
+    return cycle(more=ways | styles, style_dim=2, **options)
+
+
+def styles():
+    """Both sides, and the identity terms in the style 0."""
+    family, a, b = styled(), normals(84, 5, *SIZE).tanh(), normals(85, 5, *SIZE).tanh()
+    names = ("style_a", "style_b", "cycle_a", "cycle_b", "identity_a", "identity_b")
+    turn, zero = Turn("generator", 2, 0, dict.fromkeys(names, 1.0)), torch.zeros(5, 2)
+    to_a, to_b, of_a, of_b = (m.weight for m in (family.to_a, family.to_b, family.style_a, family.style_b))
+    drawn = {s: turn.normal(f"style{s}", 5, 2, device=a.device) for s in ("", " b")}
+    read = lambda weight, item, source: torch.cat([item, source], 1).flatten(1) @ weight
+    error = lambda x, y: (x - y).abs().flatten(1).sum(1) / 6
+    with torch.no_grad():
+        terms = family.losses(turn, {"a": a, "b": b})
+        fake_a, fake_b = in_style(to_a, b, drawn[""]), in_style(to_b, a, drawn[" b"])
+        expected = [
+            (read(of_a, fake_a, b) - drawn[""]).square().sum(1) / 2,
+            (read(of_b, fake_b, a) - drawn[" b"]).square().sum(1) / 2,
+            error(in_style(to_a, fake_b, read(of_a, a, fake_b)), a),
+            error(in_style(to_b, fake_a, read(of_b, b, fake_a)), b),
+            error(in_style(to_a, a, zero), a),
+            error(in_style(to_b, b, zero), b),
+        ]
+    return torch.stack([terms[name] for name in names]), torch.stack(expected)
+
+
+def semantic():
+    """With labels of one domain, then of the other; the constant factor has no gradient."""
+    found, expected, names, y = [], [], ("semantic_a", "semantic_b"), torch.tensor([0, 2, 1, 1, 0])
+    for side, other, label in (("a", "b", "label"), ("b", "a", "label_b")):
+        family, weight = cycle(), normals(86, 6, 3) / 2
+        family.teach(side, Linear(weight.clone()))
+        x = {side: normals(87, 5, *SIZE).tanh(), other: normals(88, 5, *SIZE).tanh()}
+        terms = family.losses(Turn("generator", 0, 0, dict.fromkeys(names, 1.0)), x | {label: y})
+        assert not any(p.requires_grad for p in family.teacher.parameters())
+        ways = {"a": family.to_a.weight.detach(), "b": family.to_b.weight.detach()}
+        f = lambda v, weight=weight: (e := (v.flatten(1) @ weight).exp()) / e.sum(1, keepdim=True)
+        found += [terms[f"semantic_{other}"], terms[f"semantic_{side}"]]
+        expected.append(-f(translated(ways[other], x[side]))[torch.arange(5), y].log())
+        expected.append(-(f(x[other]) * f(translated(ways[side], x[other])).log()).sum(1))
+    return torch.stack(found), torch.stack(expected)
+
+
+class Pair(torch.nn.Module):
+    """J(x, z) = xᵀu + xᵀMz, whose slope in x is u + Mz."""
+
+    def __init__(self):
+        super().__init__()
+        self.u, self.m = torch.nn.Parameter(normals(89, 6) / 2), torch.nn.Parameter(normals(90, 6, 4) / 2)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        return x.flatten(1) @ self.u + ((x.flatten(1) @ self.m) * z).sum(1)
+
+
+def pairs():
+    """The same pairs in both turns of a step; the code beside the item does not count for the slope."""
+    family = cycle(True, {"critic_joint": Pair()}, critic_joint={}, penalty="exact")
+    x, cache = normals(91, 5, *SIZE), {}
+    turn = Turn("generator", 1, 0, {"adversarial_joint": 1.0}, 0, cache)
+    judges = Turn("discriminator", 1, 0, {"critic_joint": 1.0, "r1_joint": 1.0}, 0, cache)
+    made = family.losses(turn, {"a": x})
+    judged = family.losses(judges, {"a": x})
+    joint, z = family.critic_joint, turn.normal("z", 5, 4, device=x.device)
+    code, spread = x.flatten(1) @ family.to_b.weight, np.var(normals(64, 9, *SIZE).flatten(1).numpy(), axis=0, ddof=1)
+    real, fake = joint(x, code), joint(translated(family.to_a.weight, z), z)
+    slopes = spread.sum() * (joint.u + code @ joint.m.T).square().sum(1)
+    found = [made["adversarial_joint"], judged["critic_joint"], judged["r1_joint"]]
+    return torch.stack(found), torch.stack([softplus(real - fake), softplus(fake - real), slopes])
+
+
+def honesty():
+    """All scores of side a, with styles; noise of 3 of 255 grey levels, where black and white are 2 apart."""
+    family, x = styled(), normals(92, 30, *SIZE).tanh()
+    found, back = cycle_scores(family, "a", x, Image(SIZE), 0)
+    to_a, to_b, of_a = (m.weight.detach() for m in (family.to_a, family.to_b, family.style_a))
+    there = in_style(to_b, x, torch.zeros(30, 2))
+    come = lambda y: in_style(to_a, y, torch.cat([x, y], 1).flatten(1) @ of_a)
+    noise = torch.randn(there.shape, generator=torch.Generator().manual_seed(seed_of(0, "honesty", "a")))
+    rounded = ((there + 1) / 2 * 255).round() / 255 * 2 - 1
+    ends = {"cycle": come(there), "cycle_quantised": come(rounded), "cycle_noisy": come(there + 3 * 2 / 255 * noise)}
+    expected = {name: (end - x).abs().mean() for name, end in ends.items()}
+    assert torch.allclose(back, ends["cycle"], atol=1e-5)
+    before, l1 = np.arange(30) - 1, lambda v: v.abs().sum()
+    expected["copy"] = 1 - l1(there - x) / l1(there - x[before])
+    apart = (ends["cycle"].flatten(1)[:, None] - x.flatten(1)[None]).square().sum(2)
+    expected["content_kept"] = (apart.argmin(1) == torch.arange(30)).float().mean()
+    one, another = (in_style(to_b, x, family.noise(30, seed_of(k, "style"))[:, :2]) for k in (0, 1))
+    expected["diversity"] = l1(one - another) / l1(one - one[before])
+    assert found.keys() == expected.keys()
+    assert cycle_scores(cycle(), "a", x, Image(SIZE), 0)[0]["diversity"] == 0
+    return torch.tensor(list(found.values())), torch.stack([expected[name] for name in found])
+
+
+def warned():
+    """Just below each threshold, and just above it."""
+    well = {"cycle": 0.1, "cycle_noisy": 0.1, "cycle_quantised": 0.1, "copy": 0.95, "content_kept": 1.0}
+    cases = [(well | {name: 1.5 * 0.1 + 0.025 + e}, 0.1, "information hiding", e > 0)
+             for name in ("cycle_noisy", "cycle_quantised") for e in (-1e-4, 1e-4)]  # fmt: skip
+    cases += [(well | {"content_kept": 0.5 + e}, 0.1, "content lost", e < 0) for e in (-1e-4, 1e-4)]
+    cases += [(well | {"copy": 0.9 + e}, 0.3, "copied input", e > 0) for e in (-1e-4, 1e-4)]
+    cases += [(well, 0.2 + e, "copied input", e > 0) for e in (-1e-4, 1e-4)]
+    found = []
+    for scores, kid, name, _ in cases:
+        said = cycle_warnings({"cycle": scores, "rows": {"samples": {"kid": kid}, "not translated": {"kid": 0.4}}})
+        assert all(sentence.startswith(name) for sentence in said)
+        found.append(len(said))
+    return torch.tensor(found), torch.tensor([int(case[-1]) for case in cases])
+
+
+class Told(Linear):
+    """Linear, and a shift for each domain."""
+
+    def __init__(self, weight: Tensor, shifts: Tensor, *shape: int):
+        super().__init__(weight, *shape)
+        self.shifts = torch.nn.Parameter(shifts)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        out = super().forward(x)
+        return out if y is None else out + self.shifts[y].view(-1, *out.shape[1:])
+
+
+class Verdict(Told):
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().forward(x, y)[:, 0]
+
+
+def cycle_vae(domains: int = 0, **options) -> CycleVAE:
+    """Z = 3; without domains the decoder is told none."""
+    networks = {
+        "encoder": Linear(normals(100, 6, 6) / 3), "decoder": Told(normals(101, 3, 6), normals(102, 3, 6), *SIZE),
+        "critic": Verdict(normals(103, 6, 1), normals(104, 3, 1)), "probe": Linear(normals(105, 3, 3)),
+    }  # fmt: skip
+    family = CycleVAE(
+        Image(SIZE), CycleVAEOptions(latent_dim=3, **options), domains, AugmentConfig(mode="off"), networks
+    )
+    family.prepare(normals(106, 9, *SIZE))
+    return family
+
+
+class By:
+    """The same, by hand: posteriors (μ, σ), their KL, the likelihood at a scale, and items decoded in a domain."""
+
+    def __init__(self, family: CycleVAE):
+        self.scale, self.encoder = family.scale, family.encoder.weight
+        self.decoder, self.shifts = family.decoder.weight, family.decoder.shifts
+
+    def q(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, h = (x.flatten(1) @ self.encoder).chunk(2, 1)
+        return mean, torch.exp(5 * torch.tanh(h / 5))
+
+    def m(self, z: Tensor, d: Tensor | None = None) -> Tensor:
+        return torch.tanh((z @ self.decoder + (0 if d is None else self.shifts[d])).view(-1, *SIZE))
+
+    def error(self, x: Tensor, mean: Tensor) -> Tensor:
+        each = (x - mean) ** 2 / (2 * self.scale**2) + self.scale.log() + 0.5 * math.log(2 * math.pi)
+        return each.flatten(1).sum(1)
+
+    @staticmethod
+    def kl(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
+        (mean, std), (mean_p, std_p) = q, p
+        each = 0.5 * ((std**2 + (mean - mean_p) ** 2) / std_p**2 - 1 - torch.log(std**2 / std_p**2))
+        return each.sum(1)
+
+
+PRIOR_OF_CODES = torch.zeros(3), torch.ones(3)
+ROUND = ("cycle", "cycle_kl", "consistency")
+
+
+def rounds(domains: int):
+    """N = 3, with the posteriors' own noise at each encoding; the stored scale has followed the first term."""
+    family, x = cycle_vae(domains, cycles=3), normals(107, 5, *SIZE).tanh()
+    turn = Turn("autoencoder", 2, 0, dict.fromkeys(("reconstruction", "kl", *ROUND), 1.0))
+    y = torch.tensor([0, 1, 2, 0, 1]) if domains else None
+    with torch.no_grad():
+        terms = family.losses(turn, {"a": x, "label": y} if domains else {"a": x})
+        by, sums = By(family), torch.zeros(3, 5)
+
+        def encoded(x: Tensor, name: str) -> tuple[tuple[Tensor, Tensor], Tensor]:
+            q = by.q(x)
+            return q, q[0] + q[1] * turn.normal(name, 5, 3, device=x.device)
+
+        q, z = encoded(x, "z")
+        for n in range(3 if domains else 2):
+            before = q
+            if domains:
+                there = family._other_domain(turn, y, n)
+                assert (there != y).all()
+                q, z = encoded(by.m(z, there), f"z' {n}")
+                sums += torch.stack([by.error(x, by.m(z, y)), by.kl(q, PRIOR_OF_CODES), by.kl(q, before)])
+            if n < 2:
+                q, z = encoded(by.m(z, y), f"z {n + 1}")
+                far = torch.zeros(5) if domains else by.kl(q, before)
+                sums += torch.stack([by.error(x, by.m(z, y)), by.kl(q, PRIOR_OF_CODES), far])
+    return torch.stack([terms[name] for name in ROUND]), sums
+
+
+def goes_round():
+    """One data set, then domains."""
+    (one, its), (many, theirs) = rounds(0), rounds(3)
+    return torch.cat([one, many]), torch.cat([its, theirs])
+
+
+def cycle_once():
+    """N = 1 on one data set: the VAE's terms, and no others."""
+    family, x = cycle_vae(cycles=1), normals(108, 5, *SIZE).tanh()
+    turn = Turn("autoencoder", 2, 0, dict.fromkeys(("reconstruction", "kl", *ROUND), 1.0))
+    with torch.no_grad():
+        terms, by = family.losses(turn, {"a": x}), By(family)
+        mean, std = by.q(x)
+        decoded = by.m(mean + std * turn.normal("z", 5, 3, device=x.device))
+        by.scale = (x - decoded).square().mean().sqrt()
+    assert terms.keys() == {"reconstruction", "kl"}
+    expected = [by.error(x, decoded), by.kl((mean, std), PRIOR_OF_CODES)]
+    return torch.stack(list(terms.values())), torch.stack(expected)
+
+
+def read_back():
+    """Codes of the prior in domains at random."""
+    family, turn = cycle_vae(3), Turn("autoencoder", 4, 0, {"codes": 1.0})
+    with torch.no_grad():
+        found, by = family.losses(turn, {"a": normals(109, 5, *SIZE), "label": torch.zeros(5).long()}), By(family)
+        z = turn.normal("codes", 5, 3, device=by.scale.device)
+        d = (3 * turn.uniform("any domain", 5, device=by.scale.device)).long()
+        expected = -density(z, *by.q(by.m(z, d))).log()
+    return found["codes"], expected
+
+
+def other_domain():
+    """Each of the others for one half of the items, up to chance."""
+    family, y = cycle_vae(3), torch.arange(3).repeat(4000)
+    drawn = family._other_domain(Turn("autoencoder", 0, 0, {}), y, 0)
+    shares = torch.tensor([[((y == i) & (drawn == j)).sum() / 4000 for j in range(3)] for i in range(3)])
+    return (shares / 0.05).round() * 0.05, (1 - torch.eye(3)) / 2
+
+
+def critic_and_probe():
+    """Both sides of the relativistic game on pairs of item and domain, the probe's game in the first step, R1, R2."""
+    family, x, cache = cycle_vae(3, penalty="exact"), normals(110, 5, *SIZE).tanh(), {}
+    y = torch.tensor([0, 1, 2, 0, 1])
+    makes = dict.fromkeys(("reconstruction", "adversarial", "blind"), 1.0)
+    judges = dict.fromkeys(("critic", "probe", "r1", "r2"), 1.0)
+    turn, judging = Turn("autoencoder", 0, 0, makes, 0, cache), Turn("discriminator", 0, 0, judges, 0, cache)
+    terms = family.losses(turn, {"a": x, "label": y}) | family.losses(judging, {"a": x, "label": y})
+    with torch.no_grad():
+        by, there, weight = By(family), family._other_domain(turn, y, 0), family.critic.weight[:, 0]
+        mean, std = by.q(x)
+        made = by.m(mean + std * turn.normal("z", 5, 3, device=x.device), there)
+        real, fake = (v.flatten(1) @ weight + family.critic.shifts[d, 0] for v, d in ((x, y), (made, there)))
+        h = (e := (mean @ family.probe.weight).exp()) / e.sum(1, keepdim=True)
+        spread = np.var(normals(106, 9, *SIZE).flatten(1).numpy(), axis=0, ddof=1).sum()
+        drawn = (5 * judging.uniform("pool", 512, device=x.device)).long()
+        expected = {
+            "adversarial": softplus(real - fake), "critic": softplus(fake - real), "blind": -h.log().sum(1) / 3,
+            "probe": -h[drawn, y[drawn]].log().mean(), "r1": spread * weight.square().sum(),
+            "r2": spread * weight.square().sum(),
+        }  # fmt: skip
+    assert len(drawn.unique()) == 5
+    return (torch.stack([v[name].expand(5) for name in expected]) for v in (terms, expected))
+
+
+def converts():
+    """The posterior's mean in another domain."""
+    family, x, to = cycle_vae(3), normals(111, 5, *SIZE).tanh(), torch.tensor([2, 1, 0, 0, 1])
+    with torch.no_grad():
+        by = By(family)
+        return family.convert(x, to), by.m(by.q(x)[0], to)
+
+
+def conversions():
+    """Two domains, so that the other one is known; items of one are bright, which a linear probe must see."""
+    family, y = cycle_vae(2), torch.arange(60) % 3 % 2
+    x = normals(112, 60, *SIZE) / 10 + (y * 2 - 1).view(-1, 1, 1, 1) * 0.8
+    found = conversion_scores(family, x, y, ["dark", "bright"], RandomFeatures(), 0)
+    with torch.no_grad():
+        by, to = By(family), 1 - y
+        codes = by.q(x)[0]
+        again = by.q(by.m(codes, to))[0]
+        variance = torch.from_numpy(np.var(codes.numpy(), axis=0, ddof=1))
+        expected = {
+            "back": (by.m(again, y) - x).abs().mean(), "domain_in_code": torch.tensor(1.0),
+            "chance": y[1::2].float().mean().maximum(1 - y[1::2].float().mean()),
+            "code_moved": ((again - codes).square().mean(0) / variance).mean(),
+        }  # fmt: skip
+    assert found.keys() == expected.keys()  # without a classifier of the domains there is no domain_right
+    return torch.tensor([found[name] for name in expected]), torch.stack(list(expected.values()))
+
+
+adv, var, cvae = "objectives.adversarial.", "objectives.variational.", "families.cycle_vae.CycleVAE."
 FORMULAS = {
     adv + "relativistic_discriminator": lambda f: (f(REAL, FAKE), softplus(FAKE - REAL)),
     adv + "relativistic_generator": lambda f: (f(REAL, FAKE), softplus(REAL - FAKE)),
@@ -557,6 +861,18 @@ FORMULAS = {
     "families.cycle_gan.CycleGAN._domain_b": lambda _: cycle_with_noise(),
     "families.cycle_gan.CycleGAN._critic_losses": lambda _: critics(),
     "families.cycle_gan.CycleGAN.score": lambda _: cycle_score(),
+    "families.cycle_gan.CycleGAN._style": lambda _: styles(),
+    "families.cycle_gan.CycleGAN._semantic": lambda _: semantic(),
+    "families.cycle_gan.CycleGAN._judge_pairs": lambda _: pairs(),
+    "evaluation.cycle_scores": lambda _: honesty(),
+    "health.cycle_warnings": lambda _: warned(),
+    cvae + "losses": lambda _: cycle_once(),
+    cvae + "_go_round": lambda _: goes_round(),
+    cvae + "_code_term": lambda _: read_back(),
+    cvae + "_other_domain": lambda _: other_domain(),
+    cvae + "_critic_losses": lambda _: critic_and_probe(),
+    cvae + "convert": lambda _: converts(),
+    "evaluation.conversion_scores": lambda _: conversions(),
     "families.vae.VAE.losses": lambda _: elbo(),
     "families.vae.VAE.explain": lambda _: point(),
     "families.vae.VAE.likelihood": lambda _: stored_scale(),

@@ -112,7 +112,7 @@ class TrainConfig(Section):
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0, description="used when no steps are given")
     minutes: float | None = Field(default=None, gt=0, description="used when no steps are given: speed is measured")
-    batch_size: int = Field(default=64, ge=2)
+    batch_size: int = Field(default=64, ge=1)
     schedule: Literal["constant", "cosine", "linear"] = Field(default="cosine", description="of the learning rates")
     warmup: int = Field(default=0, ge=0, description="steps in which the learning rates rise from 0")
     decay_from: float = Field(default=0.0, ge=0, lt=1, description="share of the steps after which the decay begins")

@@ -8,4 +8,4 @@ from morphogen.families.vae import VAE
 
 FAMILIES: dict[str, type[Family]] = {"gan": GAN, "vae": VAE, "cycle_gan": CycleGAN, "cycle_vae": CycleVAE}
 
-__all__ = ["FAMILIES", "CycleVAE", "Family", "Turn"]
+__all__ = ["FAMILIES", "CycleGAN", "CycleVAE", "Family", "Turn"]

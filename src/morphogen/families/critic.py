@@ -17,6 +17,9 @@ from morphogen.families.augment import augment
 from morphogen.families.base import Turn
 from morphogen.objectives.adversarial import LOSSES, squared_difference, squared_slope
 
+WITHOUT_SLOPE = tuple(name for name in LOSSES if name != "wasserstein")
+"""Losses that do without a gradient penalty."""
+
 
 class CriticOptions(Section):
     """The part of the `model` section that says how a discriminator is taught."""

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
 from morphogen.families.base import Family, Turn, chunks
-from morphogen.families.critic import CriticOptions, judge, slope_penalty, spread_of, whole
+from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, judge, slope_penalty, spread_of, whole
 from morphogen.nets import (
     DISCRIMINATORS,
     ENCODERS,
@@ -44,7 +44,7 @@ from morphogen.objectives.adversarial import LOSSES
 class CycleGANOptions(CriticOptions):
     """The `model` section of a cycle GAN's config. latent_dim: of the noise, where the second domain is noise."""
 
-    known_losses: ClassVar[tuple[str, ...]] = tuple(k for k in LOSSES if k != "wasserstein")  # it needs unit slopes
+    known_losses: ClassVar[tuple[str, ...]] = WITHOUT_SLOPE
     loss: str = Field(default="leastsquares", description=", ".join(known_losses))
     penalty: Literal["exact", "difference"] = "difference"
     pool: int = Field(default=50, ge=0, description="earlier translations kept for the critics, 0 for none")
@@ -121,7 +121,8 @@ class CycleGAN(Family):
     ):
         """other: the modality of the second domain; None for noise."""
         super().__init__(modality, options, classes, augment, other)
-        self.latent_dim, own = options.latent_dim, networks or {}
+        own = networks or {}
+        self.latent_dim = options.latent_dim if other is None else max(1, options.style_dim)
         made = self._against_noise() if other is None else self._between_two()
         for name, make in made.items():
             setattr(self, name, own.get(name) or make())
@@ -268,6 +269,7 @@ class CycleGAN(Family):
         if "adversarial_b" in wanted and fake_b is not None:
             terms["adversarial_b"] = self._adversarial(turn, "b", b, fake_b, y)
         if "adversarial_joint" in wanted and fake_b is not None and hasattr(self, "critic_joint"):
+            turn.cache["pairs"] = (a, fake_b.detach()), (fake_a.detach(), b)
             real, fake = self._judge_pairs(turn, (a, fake_b), (fake_a, b))
             terms["adversarial_joint"] = LOSSES["relativistic"].generator(real, fake)
         if "cycle_a" in wanted and fake_b is not None:
@@ -352,10 +354,11 @@ class CycleGAN(Family):
                 if f"{name}_{side}" in turn.weights:
                     terms[f"{name}_{side}"] = self._penalty(turn, side, name, x, its, self.spreads[k])
         if "critic_joint" in turn.weights and hasattr(self, "critic_joint"):
-            pairs = (items["a"], fakes["b"][0]), (fakes["a"][0], items["b"])
-            terms["critic_joint"] = LOSSES["relativistic"].discriminator(*self._judge_pairs(turn, *pairs))
+            now = (items["a"], fakes["b"][0]), (fakes["a"][0], items["b"])
+            real, made = turn.cache.pop("pairs", now)
+            terms["critic_joint"] = LOSSES["relativistic"].discriminator(*self._judge_pairs(turn, real, made))
             if "r1_joint" in turn.weights:
-                terms["r1_joint"] = self._penalty(turn, "joint", "r1", *pairs[0], self.spreads[0])
+                terms["r1_joint"] = self._penalty(turn, "joint", "r1", real[0], real[1], self.spreads[0])
         return terms
 
     def _wants_fake(self, turn: Turn, side: str) -> bool:

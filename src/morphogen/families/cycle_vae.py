@@ -14,7 +14,7 @@ With one data set, N = 1 and without the further terms this is exactly the VAE.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,10 +24,12 @@ from torch.nn import functional as F
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
 from morphogen.families.base import Turn, chunks
-from morphogen.families.critic import CriticOptions, judge, slope_penalty, spread_of
+from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, judge, slope_penalty, spread_of
 from morphogen.families.vae import VAE, Explanation, VAEOptions
 from morphogen.nets import DISCRIMINATORS, ENCODERS, build_network
 from morphogen.objectives.adversarial import LOSSES
+
+PROBED = 512  # codes that the probe learns from at once
 
 
 class CycleVAEOptions(VAEOptions, CriticOptions):
@@ -35,11 +37,13 @@ class CycleVAEOptions(VAEOptions, CriticOptions):
 
     latent_dim: int = Field(default=32, ge=1, description="of the only, or the top, latent layer")
     penalty: Literal["exact", "difference"] = "difference"
+    known_losses: ClassVar[tuple[str, ...]] = WITHOUT_SLOPE
     cycles: int = Field(default=2, ge=1, description="how often an item is encoded, or, between domains, goes round")
     critic: dict[str, Any] = Field(default_factory=dict, description="kind and options; it judges converted items")
     probe: dict[str, Any] = Field(
         default_factory=dict, description="kind and options; it looks for the domain in codes"
     )
+    pool: int = Field(default=4096, ge=1, description="last codes kept for the probe, which learns from many at once")
 
 
 @dataclass
@@ -68,7 +72,7 @@ class CycleVAE(VAE):
         "discriminator": ("critic", "probe", "r1", "r2"),
     }
     players = {**VAE.players, "discriminator": ("critic", "probe")}  # noqa: RUF012
-    for_training = ("critic", "probe")
+    for_training = ("critic", "probe", "pool_codes", "pool_labels")
     augmentations = ("off", "fixed")
     blind = True
     critic: Any
@@ -89,13 +93,18 @@ class CycleVAE(VAE):
         self.players = {**VAE.players, "discriminator": ("critic", "probe") if classes else ()}  # type: ignore[misc]
         self.numbers = {"augment": self.augment.probability if self.augment.mode != "off" else 0.0}
         if classes:
+            self.numbers["pooled"] = 0
             self.critic = own.get("critic") or build_network(
                 DISCRIMINATORS, options.critic, space=space, classes=classes
             )
             probe = {"kind": "dense", **options.probe}
             self.probe = own.get("probe") or build_network(ENCODERS, probe, space=(self.top_dim,), outputs=classes)
         self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("pool_codes", torch.zeros(options.pool if classes else 0, self.top_dim))
+        self.register_buffer("pool_labels", torch.zeros(options.pool if classes else 0, dtype=torch.long))
         self.spread: Tensor
+        self.pool_codes: Tensor
+        self.pool_labels: Tensor
 
     @torch.no_grad()
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
@@ -109,14 +118,21 @@ class CycleVAE(VAE):
             return self._critic_losses(turn, batch)
         terms, (x, encoded, found) = self.bound(turn, batch)
         y, wanted = batch.get("label"), turn.weights.keys()
+        made: list[tuple[Tensor, Tensor | None]] = []  # what the critic judges: converted items, and drawn ones
         if {"cycle", "cycle_kl", "consistency", "adversarial"} & wanted and found is not None:
             laps = self._go_round(turn, x, y, encoded, found, terms)
-            if laps and laps[0].converted is not None:
-                turn.cache["converted"] = laps[0].converted.detach(), laps[0].domain
-                if "adversarial" in wanted:
-                    terms["adversarial"] = self._adversarial(turn, x, y, laps[0])
+            made += [(lap.converted, lap.domain) for lap in laps[:1] if lap.converted is not None]
         if "codes" in wanted:
-            terms["codes"] = self._code_term(turn, len(x))
+            z, domain = self._drawn(turn, len(x))
+            with torch.set_grad_enabled("adversarial" in wanted and bool(self.classes)):
+                made.append((self.generate(z, domain), domain))
+            again = self.top(self.encoder(made[-1][0].detach(), domain))
+            terms["codes"] = -again.log_prob(z[:, : self.top_dim]).sum(1)
+        if self.classes and made:
+            fake, fake_y = self._halves(made)
+            turn.cache["fake"] = fake.detach(), fake_y
+            if "adversarial" in wanted:
+                terms["adversarial"] = self._adversarial(turn, x, y, fake, fake_y)
         if self.classes and "blind" in wanted:
             terms["blind"] = -self.probe(self.top(encoded).mean, None).log_softmax(1).mean(1)
         return terms
@@ -157,35 +173,40 @@ class CycleVAE(VAE):
         step = (turn.uniform(f"domain {n}", len(y), device=y.device) * (self.classes - 1)).long()
         return (y + 1 + step.clamp_max(self.classes - 2)) % self.classes
 
-    def _code_term(self, turn: Turn, count: int) -> Tensor:
-        """−log q(z | p(z)) (B,) for codes z of the prior in random domains: only the encoder learns of it."""
-        with torch.no_grad():
-            noise = turn.normal("codes", count, self.latent_dim, device=self.device)
-            pick = turn.uniform("pick", count, device=self.device)
-            y = (turn.uniform("any domain", count, device=self.device) * self.classes).long() if self.classes else None
-            z = torch.cat(
-                [self.prior.draw(noise[:, : self.top_dim], pick, y, self._top_of), noise[:, self.top_dim :]], 1
-            )
-            items = self.generate(z, y)
-        return -self.top(self.encoder(items, y)).log_prob(z[:, : self.top_dim]).sum(1)
+    @torch.no_grad()
+    def _drawn(self, turn: Turn, count: int) -> tuple[Tensor, Tensor | None]:
+        """Codes (B, Z) of the prior, and random domains (B,) for them."""
+        noise = turn.normal("codes", count, self.latent_dim, device=self.device)
+        pick = turn.uniform("pick", count, device=self.device)
+        y = (turn.uniform("any domain", count, device=self.device) * self.classes).long() if self.classes else None
+        top = self.prior.draw(noise[:, : self.top_dim], pick, y, self._top_of)
+        return torch.cat([top, noise[:, self.top_dim :]], 1), y
 
-    def _adversarial(self, turn: Turn, x: Tensor, y: Tensor | None, lap: Lap) -> Tensor:
+    @staticmethod
+    def _halves(made: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
+        """One batch (B, *space) and its domains (B,) out of an equal share of each of `made`."""
+        share = len(made[0][0]) // len(made)
+        cut = [0, share, None] if len(made) == 2 else [0, None]
+        parts = [(x[i:j], y[i:j]) for (x, y), i, j in zip(made, cut, cut[1:], strict=False) if y is not None]
+        return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+    def _adversarial(self, turn: Turn, x: Tensor, y: Tensor | None, fake: Tensor, fake_y: Tensor) -> Tensor:
         loss, real_logit = LOSSES[self.options.loss], torch.zeros((), device=x.device)
-        assert lap.converted is not None
         if loss.generator_sees_real:
             with torch.no_grad():
                 real_logit = self._judge(turn, "real", x, y)
-        return loss.generator(real_logit, self._judge(turn, "fake", lap.converted, lap.domain))
+        return loss.generator(real_logit, self._judge(turn, "fake", fake, fake_y))
 
     def _judge(self, turn: Turn, purpose: str, x: Tensor, y: Tensor | None) -> Tensor:
         return judge(self.critic, turn, purpose, x, y, self.augment, self.numbers["augment"])
 
     def _critic_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        x, y, terms = batch["a"], batch["label"], {}
+        y, terms = batch["label"], {}
+        x = self.observe(batch["a"], turn.generator("binarize", y.device))
         with torch.no_grad():
             mean = self.top(self.encoder(x, None)).mean
         if "critic" in turn.weights:
-            fake, fake_y = turn.cache.pop("converted", (None, y))
+            fake, fake_y = turn.cache.pop("fake", (None, y))
             if fake is None:  # a further turn in the same step
                 fake_y = self._other_domain(turn, y, 0)
                 with torch.no_grad():
@@ -199,8 +220,20 @@ class CycleVAE(VAE):
                         self.options.difference,
                     )  # fmt: skip
         if "probe" in turn.weights:
-            terms["probe"] = F.cross_entropy(self.probe(mean, None), y, reduction="none")
+            codes, labels = self._pooled(turn, mean, y)
+            terms["probe"] = F.cross_entropy(self.probe(codes, None), labels)
         return terms
+
+    def _pooled(self, turn: Turn, codes: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """`PROBED` of the last codes and their labels, after the new codes (B, Z) have taken the oldest ones' places:
+        a probe that sees one batch at a time lags behind what a patient one would find."""
+        size, before = len(self.pool_codes), int(self.numbers["pooled"])
+        place = (before + torch.arange(len(codes), device=codes.device)) % size
+        self.pool_codes[place], self.pool_labels[place] = codes, y
+        self.numbers["pooled"] = before + len(codes)
+        filled = min(size, before + len(codes))
+        drawn = (turn.uniform("pool", PROBED, device=codes.device) * filled).long().clamp_max(filled - 1)
+        return self.pool_codes[drawn], self.pool_labels[drawn]
 
     # ---- use ------------------------------------------------------------------------------------------------------
 
