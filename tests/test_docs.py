@@ -868,7 +868,7 @@ FORMULAS = {
     "health.cycle_warnings": lambda _: warned(),
     cvae + "losses": lambda _: cycle_once(),
     cvae + "_go_round": lambda _: goes_round(),
-    cvae + "_code_term": lambda _: read_back(),
+    cvae + "_drawn": lambda _: read_back(),
     cvae + "_other_domain": lambda _: other_domain(),
     cvae + "_critic_losses": lambda _: critic_and_probe(),
     cvae + "convert": lambda _: converts(),
