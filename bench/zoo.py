@@ -41,6 +41,19 @@ ZOO = {
         f"morphogen train cyclegan-image --data {POST} --data-b {DIGITS} --steps 8000 {SLIM}",
         f"{MNIST} {USPS}",
     ),
+    "cyclegan-mnist-noise": (
+        f"morphogen train cyclegan-image --data {DIGITS} --minutes 12 --set data.label=label --set model.latent_dim=32 "
+        "--set model.loss=relativistic --set 'model.critic_a={width: 24, features: 64}' "
+        "--set 'model.to_b={width: 16, features: 64}' --set 'model.to_a={width: 64}' --set terms.cycle_a.weight=20 "
+        "--set terms.cycle_b.weight=2 --set 'terms.r2_a={weight: 0.00012, every: 4}' "
+        "--set 'players.generator.betas=[0.0,0.99]' --set 'players.discriminator.betas=[0.0,0.99]' "
+        "--set train.batch_size=64 --set train.schedule=cosine --set train.decay_from=0",
+        MNIST,
+    ),
+    "cyclevae-mnist": (
+        f"morphogen train cyclevae-image --data {DIGITS} --steps 6000 --set data.label=label",
+        MNIST,
+    ),
     "vae-mnist-binary": (
         "morphogen train vae-binary --data ../shared/data/mnist#train --steps 30000 --set train.evaluate_every=1500",
         MNIST,

@@ -195,6 +195,9 @@ class CycleGAN(Family):
         if self.options.encoder == "shared":
             makers = (*makers, "critic_a")
         self.players = {"generator": makers, "discriminator": critics}  # type: ignore[misc]
+        if self.other is None:  # critics of codes soon learn again; that of items tells anomalies, and stays
+            rest = tuple(name for name in critics if name != "critic_a")
+            self.for_training = (*CycleGAN.for_training, *rest)  # type: ignore[misc]
         self.averaged = makers  # type: ignore[misc]
 
     @torch.no_grad()
