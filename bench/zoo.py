@@ -95,7 +95,7 @@ def draw(model: Model, run: Path, picture: Path) -> None:
         sheet = model.modality.raw(model.sample(80, seed=0, label="all" if model.classes else None))
         model.modality.preview(sheet, picture, 10)
         return
-    items = open_source("../shared/data/mnist#test").array()
+    items = open_source(f"{ROOT.parent}/shared/data/mnist#test").array()
     assert items is not None
     columns = [items[:8, :, :, 0], *(model.translate(items[:8, :, :, 0], domain) for domain in model.domains)]
     sheet = np.stack(columns, 1).reshape(-1, *items.shape[1:3])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from PIL import Image as Pillow
 from test_cli import call
 
 from morphogen import load
@@ -18,6 +19,7 @@ from morphogen.families.base import Turn
 from morphogen.families.cycle_gan import CycleGAN, CycleGANOptions
 from morphogen.families.gan import GAN, GANOptions
 from morphogen.health import cycle_warnings
+from morphogen.metrics.classifier import SIDE, train_classifier
 from morphogen.modalities import Image
 from morphogen.nets import initialise
 from morphogen.nets.translators import InstanceNorm
@@ -245,15 +247,33 @@ def test_the_teacher_holds_known_labels_one_way_and_its_own_view_the_other_way()
     assert not any(p.requires_grad for p in family.teacher.parameters())
 
 
+def test_the_teacher_sees_large_items_as_small_as_it_was_trained_on():
+    """As the scores see them: 64 pixels a side become 32, in which it knows its classes."""
+    generator = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    items = np.clip(generator.normal(60 + 120 * y[:, None, None, None], 20, (400, 1, 8, 8)), 0, 255).astype(np.uint8)
+    items = items.repeat(8, 2).repeat(8, 3)
+    classifier = train_classifier(items, y, items[:50], y[:50], fingerprint="two greys", seed=3)
+    family = two_domains((1, 64, 64), (1, 64, 64))
+    family.teach("a", classifier.net, SIDE)
+    seen = family.teacher(family.modality.encode(torch.from_numpy(items[:50]))).softmax(1).detach().numpy()
+    assert abs(seen - classifier.probabilities(items[:50])).max() < 0.05
+
+
 def test_of_two_data_sets_one_may_have_labels_and_the_other_ones_are_never_read(tmp_path):
     items = np.random.default_rng(0).integers(0, 255, (90, 12, 12), np.uint8)
-    np.savez(tmp_path / "b.npz", x=items, label=np.arange(90) % 2)
+    (tmp_path / "b").mkdir()
+    for k, item in enumerate(items):
+        Pillow.fromarray(item).save(tmp_path / "b" / f"{k:03d}.png")
+    (tmp_path / "b" / "broken.png").write_bytes(b"no picture")
     settings = ["train.batch_size=8", "model.to_a={width: 8, blocks: 1}", "model.to_b={width: 8, blocks: 1}",
                 "evaluate.samples=64", "evaluate.final_samples=64", "data.label=label"]  # fmt: skip
-    call("train", "cyclegan-image", "--data", "builtin:digits", "--data-b", tmp_path / "b.npz", "--steps", 20,
+    call("train", "cyclegan-image", "--data", "builtin:digits", "--data-b", tmp_path / "b", "--steps", 20,
          "--out", tmp_path / "run", *[part for s in settings for part in ("--set", s)])  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"semantic_a", "semantic_b"} <= rows[0].keys()
+    assert "broken.png" in (tmp_path / "run" / "skipped.txt").read_text()
+    assert "Labels of domain a hold the meaning" in (tmp_path / "run" / "model" / "README.md").read_text()
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert "of the other domain" in found["extractor"]
     assert "label_kept" in found["cycle"]

@@ -11,6 +11,7 @@ import torch
 from test_cli import call
 
 from morphogen import load
+from morphogen.errors import UsageError
 from morphogen.families.base import Turn
 from morphogen.families.cycle_vae import CycleVAE, CycleVAEOptions
 from morphogen.families.vae import VAE, VAEOptions
@@ -128,6 +129,12 @@ def test_the_probe_learns_from_the_last_codes_and_their_own_labels():
         assert {float(step)} <= set(drawn[:, 0].tolist())
 
 
+def test_a_ladder_is_refused_between_domains():
+    ladder = {"kind": "ladder", "width": 8}
+    with pytest.raises(UsageError, match="ladder"):
+        CycleVAE(Image((1, 16, 16)), CycleVAEOptions(latent_dim=4, encoder=ladder, decoder=ladder), 3)
+
+
 @pytest.fixture(scope="module")
 def converter(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cyclevae")
@@ -153,7 +160,13 @@ def test_a_model_of_many_domains_converts_encodes_and_samples(converter, tmp_pat
     codes = np.load(tmp_path / "z.npz")
     assert codes["content"].shape == (len(codes["domain"]), 4)
     assert len({tuple(row) for row in codes["domain"].tolist()}) == 10
+    call("encode", converter, tmp_path / "s.npy", "--label", "7", "--out", tmp_path / "y.npz")
+    assert np.load(tmp_path / "y.npz")["domain"].shape == (5, 32)
     call("reconstruct", converter, "builtin:digits#test", "--out", tmp_path / "r.npy")
+    with pytest.raises(UsageError, match="conditional"):
+        model.decode(model.encode(items))
+    with pytest.raises(UsageError, match="no domain"):
+        model.interpolate(4, ends=model.encode(items[:2]))
     call("translate", converter, tmp_path / "s.npy", "--to", "x", "--out", tmp_path / "u.npy", code=2)
     assert "domains 0, 1, 2" in capsys.readouterr().err
     names = (converter / "model" / "config.json").read_text()
@@ -182,7 +195,7 @@ def test_one_data_set_needs_no_domain(tmp_path):
     settings = ["train.batch_size=16", "model.latent_dim=4", "evaluate.samples=64", "evaluate.final_samples=64",
                 "evaluate.likelihood_items=60", "evaluate.importance_samples=5", "evaluate.samplers=[]",
                 "model.encoder={width: 8, features: 16}", "model.decoder={width: 8}", "evaluate.extractor=random",
-                "model.cycles=2"]  # fmt: skip
+]  # fmt: skip
     call("train", "cyclevae-image", "--data", "builtin:digits", "--steps", 20, "--out", tmp_path / "run",
          *[part for s in settings for part in ("--set", s)])  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -57,7 +57,7 @@ from morphogen.loop import (
     steps_for_minutes,
     translate_raw,
 )
-from morphogen.metrics.classifier import train_classifier
+from morphogen.metrics.classifier import SIDE, train_classifier
 from morphogen.metrics.extractors import SeenAs, choose_extractor
 from morphogen.metrics.toy import mixture_modes
 from morphogen.modalities import Image
@@ -152,12 +152,16 @@ def load_data(config: Config) -> Data:
 
 def _joined(a: Data, config: Config) -> Data:
     """Two sources as one data set whose label `domain` is 'a' or 'b'; the second is fitted to the first's shape."""
-    if config.data.label is not None:
+    assert config.data_b is not None
+    if config.data.label is not None or config.data_b.label is not None:
         raise UsageError("The domains are data.label's values, or the two sources: give data.label or --data-b.")
+    if a.codec is not None:
+        raise UsageError("A codec has one domain; leave codec or --data-b out.")
     space = a.train.item_shape
     same = {"size": f"{space[1]}x{space[2]}", "channels": space[0]} if len(space) == 3 else {}
-    assert config.data_b is not None
     b = _domain(config.data_b.model_copy(update=same), config.train.seed)
+    if b.train.item_shape != space:
+        raise UsageError(f"The two sources differ in kind: items of shape {space} and {b.train.item_shape}.")
     return Data(a.train.joined(b.train), a.heldout.joined(b.heldout), JOINED, ["a", "b"], f"{a.split}; {b.split}")
 
 
@@ -307,8 +311,9 @@ def train(
     if going_on:
         config = continued(config, folder)
     items = load_data(config)
-    if items.train.skipped:
-        display.note(f"{len(items.train.skipped)} unreadable items are left out; {folder.skipped} lists them")
+    skipped = items.train.skipped + (items.other.train.skipped if items.other is not None else [])
+    if skipped:
+        display.note(f"{len(skipped)} unreadable items are left out; {folder.skipped} lists them")
     description = describe(config, items, networks)
     family = build_family(description, config.augment, networks, config.train.seed, items.codec)
     check_terms(config, family)
@@ -324,7 +329,7 @@ def train(
     if items.other is not None:
         scorer = TranslationScore(scorer, HeldoutScore(extractors["b"], items.other.heldout.data))
     folder.create()
-    folder.write_skipped(items.train.skipped)
+    folder.write_skipped(skipped)
     if config.train.tensorboard:
         display = tensorboard(display, folder)
 
@@ -353,7 +358,7 @@ def train(
         display.note(f"going on from step {loop.step} of {config.train.steps}")
     loop.fit()
     evaluation = finish(folder, config, items, extractors, scorer, loop.seconds, networks, display)
-    return Run(folder.path, config, evaluation, items.train.skipped)
+    return Run(folder.path, config, evaluation, skipped)
 
 
 def continued(config: Config, folder: RunFolder) -> Config:
@@ -454,7 +459,7 @@ def let_teach(config: Config, family: Family, data: Data, display: Display) -> N
         if domain.label is not None:
             begin = time.perf_counter()
             classifier = teacher_of(domain)
-            family.teach(side, classifier.net)
+            family.teach(side, classifier.net, SIDE)
             display.note(f"meaning is held by a {classifier.identity} ({time.perf_counter() - begin:.0f} s)")
             return
 

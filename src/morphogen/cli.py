@@ -120,7 +120,7 @@ def sample(
     model = load(run)
     if model.domains:
         label = label or domain
-    elif domain not in (None, "a"):
+    elif domain not in (None, "a") and model.family.other is None:
         raise UsageError(f"This model has one domain, 'a', and not '{domain}'.")
     write_items(model, model.sample(n, seed, label, temperature, truncation), out)
 
@@ -161,8 +161,9 @@ def translate(
     model = load(run)
     known = model.domains or (["a", "b"] if model.family.other is not None else [])
     if to not in known:
-        has = f"the domains {', '.join(known)}" if known else "one domain and cannot translate"
-        raise UsageError(f"This model has {has}; '{to}' is none of another.")
+        if not known:
+            raise UsageError("This model has one domain and cannot translate.")
+        raise UsageError(f"This model has the domains {', '.join(known)}, and not '{to}'.")
     here, to_modality = ("a", model.modality) if model.domains else ("ab"[to == "a"], modality_of(model.family, to))
     items = read_for(model, source, here)
     require_all(items, out)
@@ -192,7 +193,7 @@ def encode(
     codes = model.encode(model.modality.array(items.data), labels, seed, sampled)
     arrays = {"codes": codes, "names": items.names}
     if model.domains and out.suffix == ".npz":
-        arrays |= {"content": codes} | model.domain_codes(labels_for(model, items, label, needed=False))
+        arrays |= {"content": codes} | model.domain_codes(labels, len(codes))
     write_arrays(out, arrays)
 
 

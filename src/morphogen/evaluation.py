@@ -195,15 +195,21 @@ def cycle_scores(family: Any, side: str, x: Tensor, other: Any, seed: int) -> tu
         scores[name], ends[name] = float((back - x).abs().mean()), (there, back)
     there, back = ends["cycle"]
     same = fitted(x.mean(1, keepdim=True), (there.shape[2], there.shape[3]))
-    grey = there.mean(1, keepdim=True)
-    scores["copy"] = 1 - float((grey - same).abs().mean() / (grey - same.roll(1, 0)).abs().mean().clamp_min(1e-8))
+    grey, another_one = there.mean(1, keepdim=True), _partners(len(x), seed)
+    scores["copy"] = 1 - float((grey - same).abs().mean() / (grey - same[another_one]).abs().mean().clamp_min(1e-8))
     nearest = torch.cdist(back.flatten(1), x.flatten(1)).argmin(1)
     scores["content_kept"] = float((nearest == torch.arange(len(x))).float().mean())
     to = "b" if side == "a" else "a"
     one, another = (_in_style(family, x, to, k) for k in (seed, seed + 1))
-    apart = (one - one.roll(1, 0)).abs().mean().clamp_min(1e-8)
+    apart = (one - one[another_one]).abs().mean().clamp_min(1e-8)
     scores["diversity"] = float((one - another).abs().mean() / apart)
     return scores, back
+
+
+def _partners(count: int, seed: int) -> Tensor:
+    """For each of `count` items another one, at random: neighbours in a folder are of one class."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(seed, "partners")))
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 
 @torch.no_grad()
@@ -220,8 +226,7 @@ def conversion_scores(
     """
     from sklearn.linear_model import LogisticRegression
 
-    step = torch.randint(1, len(classes), (len(y),), generator=torch.Generator().manual_seed(seed)).to(y.device)
-    to = (y + step) % len(classes)
+    to = family.others(y, seed)
     codes, there, back, moved = [], [], [], []
     for start, part, own in chunks(x, y):
         converted = family.convert(part, to[start : start + CHUNK])
@@ -232,13 +237,14 @@ def conversion_scores(
         back.append(family.generate(again, own))
     code, labels = torch.cat(codes).cpu().numpy(), y.cpu().numpy()
     code /= code.std(0) + 1e-8
-    probe = LogisticRegression(max_iter=500).fit(code[::2], labels[::2])
     found = {
         "back": float((torch.cat(back) - x).abs().mean()),
-        "domain_in_code": float(probe.score(code[1::2], labels[1::2])),
-        "chance": float(np.bincount(labels[1::2]).max() / len(labels[1::2])),
         "code_moved": float((torch.cat(moved).square().mean(0) / torch.cat(codes).var(0).clamp_min(1e-8)).mean()),
     }
+    if len(np.unique(labels[::2])) > 1:
+        probe = LogisticRegression(max_iter=500).fit(code[::2], labels[::2])
+        found["domain_in_code"] = float(probe.score(code[1::2], labels[1::2]))
+        found["chance"] = float(np.bincount(labels[1::2]).max() / len(labels[1::2]))
     if isinstance(extractor, ClassifierFeatures) and set(extractor.classes) == set(classes):
         seen = extractor.probabilities(family.modality.decode(torch.cat(there))).argmax(1)
         wanted = np.asarray(classes)[to.cpu().numpy()]

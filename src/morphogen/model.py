@@ -142,9 +142,9 @@ class Model:
     ) -> np.ndarray:
         """Latent codes float32 (N, latent_dim) of items (N, …): the posterior's means, or, `sampled`, a draw of each.
 
-        A GAN has no encoder: its codes are found by search.
+        A GAN has no encoder: its codes are found by search. An encoder that does not see the domain needs no label.
         """
-        y, parts = self._given_labels(label, len(items)), []
+        y, parts = None if self.domains else self._given_labels(label, len(items)), []
         for i, part, its in chunks(items, y):
             parts.append(self.family.encode(self.tensor(part), its, seed_of(seed, i) if i else seed, sampled))
         return torch.cat(parts).cpu().numpy()
@@ -186,6 +186,8 @@ class Model:
 
         The way follows the sphere, since noise halfway keeps its length so; `linear` goes straight.
         """
+        if self.domains and ends is not None and label is None:
+            raise UsageError("Codes have no domain: give the label of the frames, --label.")
         label = label or (self.classes[0] if self.classes else None)
         if ends is None:
             stations = self.family.codes(stops, seed_of(seed, "interpolate"), self.labels(label, stops)).numpy()
@@ -215,17 +217,20 @@ class Model:
         """The labels that are domains of a model which converts between them; empty for others."""
         return self.classes if isinstance(self.family, CycleVAE) else []
 
-    def domain_codes(self, labels: str | list[str] | None) -> dict[str, np.ndarray]:
-        """{'domain': the decoder's code (N, E) of each label, 'domain_label': the labels}; empty without labels.
+    def domain_codes(self, labels: str | list[str] | None, count: int) -> dict[str, np.ndarray]:
+        """{'domain': the decoder's code (N, E) of each of `count` items' label, 'domain_label': the labels}; empty
+        without labels.
 
         E is what the decoder's embedding holds: with the content code beside it, it is all that the decoder sees.
         """
-        if labels is None:
+        y = None if labels is None else self.labels(labels, count)
+        if y is None:
             return {}
-        names = [labels] if isinstance(labels, str) else labels
-        y = self.labels(names, len(names))
         decoder: Any = self.family.decoder
-        return {"domain": decoder.noise.embedding(y).cpu().numpy(), "domain_label": np.asarray(names)}
+        if "decoder" in self.description.own_networks:
+            raise UsageError("The domain's code of a decoder of your own is not known: write the content to FILE.npy.")
+        codes = decoder.noise.embedding(y.to(self.family.device)).cpu().numpy()
+        return {"domain": codes, "domain_label": np.asarray(self.classes)[y.numpy()]}
 
     def _converted(self, items: np.ndarray, to: str) -> np.ndarray:
         family: Any = self.family
@@ -259,8 +264,6 @@ class Model:
         return self.modality.encode(torch.from_numpy(self.modality.stored(raw)).to(self.family.device))
 
     def _given_labels(self, label: str | list[str] | None, count: int) -> Tensor | None:
-        if self.domains and label is None:
-            return None  # the encoder does not see the domain
         if self.classes and label is None:
             raise UsageError("This model is conditional: give a label, or data whose labels are known.")
         y = self.labels(label, count) if self.classes else None
@@ -385,12 +388,12 @@ def card(description: Description, family: Family) -> str:
 
 A {d.family} for {d.modality} of shape {size}, {labels}. Made by Morphogen {d.version}.
 
-Trained on `{t.get("data", "?")}`: {t.get("items", "?")} items, {t.get("heldout", "?")} held out.
+Trained on `{t.get("data", "?")}`: {t.get("items", "?")} items, {t.get("heldout", "?")} held out.{_second(t)}
 Seed {t.get("seed", "?")}; best by held-out score, of step {t.get("step", "?")} of {t.get("steps", "?")}.
 
     {t.get("command") or "made through the Python API"}
 
-Use it: `morphogen sample FOLDER -n 64 --out samples`, or `morphogen.load(FOLDER).sample(64)` in Python.
+Use it: {_use(family)} in Python.
 
 | network | parameters |
 |---|---|
@@ -402,3 +405,20 @@ Use it: `morphogen sample FOLDER -n 64 --out samples`, or `morphogen.load(FOLDER
 
 What it makes resembles its training data, with their gaps and biases; it has no other knowledge.
 """
+
+
+def _use(family: Family) -> str:
+    """The command, and the call, that a model is for."""
+    if family.other is not None:
+        return "`morphogen translate FOLDER SRC --to b --out made`, or `morphogen.load(FOLDER).translate(items, 'b')`"
+    return "`morphogen sample FOLDER -n 64 --out samples`, or `morphogen.load(FOLDER).sample(64)`"
+
+
+def _second(training: dict[str, Any]) -> str:
+    """What the card says of a second source, and of labels that hold the meaning between two."""
+    b, a = training.get("data_b") or {}, training.get("data_config") or {}
+    if not b or b["source"] == "builtin:noise":
+        return ""
+    taught = [side for side, config in (("a", a), ("b", b)) if config.get("label")]
+    meaning = f" Labels of domain {taught[0]} hold the meaning; no others were read." if taught else ""
+    return f"\nSecond source, domain b: `{b['source']}`.{meaning}"

@@ -135,10 +135,15 @@ def cyclegan_image() -> Config:
             "identity_b": TermConfig(weight=2.0),
             "semantic_a": TermConfig(weight=2.0),
             "semantic_b": TermConfig(weight=2.0),
+            "style_a": TermConfig(),  # with model.style_dim
+            "style_b": TermConfig(),
+            "adversarial_joint": TermConfig(),  # with model.critic_joint
             "critic_a": TermConfig(),
             "critic_b": TermConfig(),
+            "critic_joint": TermConfig(),
             "r1_a": TermConfig(weight=1.2e-4, every=4),
             "r1_b": TermConfig(weight=1.2e-4, every=4),
+            "r1_joint": TermConfig(weight=1.2e-4, every=4),
         },
         players={
             "generator": PlayerConfig(lr=1e-3, betas=(0.5, 0.99)),
@@ -185,7 +190,6 @@ def cyclevae_image() -> Config:
             "latent_dim": 6,
             "likelihood": "gaussian",
             "scale": 0.8,
-            "cycles": 1,
             "encoder": {"kind": "conv", "width": 32, "features": 128},
             "decoder": {"kind": "conv", "width": 48},
             "critic": {"kind": "conv", "width": 32},

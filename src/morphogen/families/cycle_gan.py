@@ -64,11 +64,14 @@ class CycleGANOptions(CriticOptions):
 
 
 class Teacher(nn.Module):
-    """A trained classifier of one domain, frozen, as a judge of both: items are brought to its size and channels."""
+    """A trained classifier of one domain, frozen, as a judge of both: items are brought to that domain's channels and
+    size, and reduced, aspect kept, to the `largest` side that the classifier was trained on."""
 
-    def __init__(self, classifier: nn.Module, side: str, space: tuple[int, ...]):
+    def __init__(self, classifier: nn.Module, side: str, space: tuple[int, ...], largest: int | None):
         super().__init__()
         self.classifier, self.side, self.space = classifier.requires_grad_(False).eval(), side, space
+        scale = min(1.0, (largest or max(space[1:])) / max(space[1:]))
+        self.seen = max(1, round(space[1] * scale)), max(1, round(space[2] * scale))
 
     def train(self, mode: bool = True) -> Teacher:
         return super().train(False)
@@ -77,7 +80,7 @@ class Teacher(nn.Module):
         """Items (B, *space_a) or (B, *space_b) → logits (B, classes)."""
         if x.shape[1] != self.space[0]:
             x = x[:, :3].mean(1, keepdim=True).expand(-1, self.space[0], -1, -1)
-        x = fitted(x, (self.space[1], self.space[2]))
+        x = fitted(fitted(x, (self.space[1], self.space[2])), self.seen)
         return self.classifier(x.contiguous(memory_format=torch.channels_last)).float()
 
 
@@ -205,9 +208,9 @@ class CycleGAN(Family):
         spread_b = torch.tensor(float(self.latent_dim), device=x.device) if b is None else spread_of(b)
         self.spreads.copy_(torch.stack([spread_of(x), spread_b]))
 
-    def teach(self, side: str, classifier: nn.Module) -> None:
-        """Let a trained classifier of domain `side` hold the meaning of translations."""
-        self.teacher = Teacher(classifier, side, self._space(side)).to(self.device)
+    def teach(self, side: str, classifier: nn.Module, largest: int | None = None) -> None:
+        """Let a classifier of domain `side`, trained on items of at most `largest` a side, hold the meaning."""
+        self.teacher = Teacher(classifier, side, self._space(side), largest).to(self.device)
 
     # ---- the two ways ---------------------------------------------------------------------------------------------
 

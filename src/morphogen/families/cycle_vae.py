@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
-from morphogen.families.base import Turn, chunks
+from morphogen.families.base import Turn, chunks, seed_of
 from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, judge, slope_penalty, spread_of
 from morphogen.families.vae import VAE, Explanation, VAEOptions
 from morphogen.nets import DISCRIMINATORS, ENCODERS, build_network
@@ -38,7 +38,9 @@ class CycleVAEOptions(VAEOptions, CriticOptions):
     latent_dim: int = Field(default=32, ge=1, description="of the only, or the top, latent layer")
     penalty: Literal["exact", "difference"] = "difference"
     known_losses: ClassVar[tuple[str, ...]] = WITHOUT_SLOPE
-    cycles: int = Field(default=2, ge=1, description="how often an item is encoded, or, between domains, goes round")
+    cycles: int | None = Field(
+        default=None, ge=1, description="how often an item is encoded, by default 2, or, between domains, goes round, 1"
+    )
     critic: dict[str, Any] = Field(default_factory=dict, description="kind and options; it judges converted items")
     probe: dict[str, Any] = Field(
         default_factory=dict, description="kind and options; it looks for the domain in codes"
@@ -89,6 +91,11 @@ class CycleVAE(VAE):
     ):
         super().__init__(modality, options, classes, augment, networks)
         own, space = networks or {}, modality.space
+        if self.ladder and classes:
+            raise UsageError(
+                "A ladder's lower codes depend on the domain; between domains set another kind of decoder."
+            )
+        self.cycles = options.cycles or (1 if classes else 2)
         self.criterion = "converted_fid" if classes else "nelbo"  # type: ignore[misc]
         self.players = {**VAE.players, "discriminator": ("critic", "probe") if classes else ()}  # type: ignore[misc]
         self.numbers = {"augment": self.augment.probability if self.augment.mode != "off" else 0.0}
@@ -119,7 +126,8 @@ class CycleVAE(VAE):
         terms, (x, encoded, found) = self.bound(turn, batch)
         y, wanted = batch.get("label"), turn.weights.keys()
         made: list[tuple[Tensor, Tensor | None]] = []  # what the critic judges: converted items, and drawn ones
-        if {"cycle", "cycle_kl", "consistency", "adversarial"} & wanted and found is not None:
+        if {"cycle", "cycle_kl", "consistency", "adversarial"} & wanted:
+            found = found or self.explain(encoded, y, turn.normal("z", len(x), self.latent_dim, device=x.device))
             laps = self._go_round(turn, x, y, encoded, found, terms)
             made += [(lap.converted, lap.domain) for lap in laps[:1] if lap.converted is not None]
         if "codes" in wanted:
@@ -149,7 +157,7 @@ class CycleVAE(VAE):
             kls.append(one.kl.sum(1))
             return one
 
-        for n in range(self.options.cycles if self.classes else self.options.cycles - 1):
+        for n in range(self.cycles if self.classes else self.cycles - 1):
             lap = Lap(self.top(encoded), None)
             if self.classes:
                 lap.domain = self._other_domain(turn, y, n)
@@ -157,7 +165,7 @@ class CycleVAE(VAE):
                 encoded = self.encoder(lap.converted, None)
                 lap.again = self.top(encoded)
                 found = explain(f"z' {n}", encoded)
-            if not self.classes or n + 1 < self.options.cycles:
+            if not self.classes or n + 1 < self.cycles:
                 encoded = self.encoder(self.likelihood(found.output).mode(), y)
                 lap.again = lap.again or self.top(encoded)
                 found = explain(f"z {n + 1}", encoded)
@@ -203,8 +211,6 @@ class CycleVAE(VAE):
     def _critic_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         y, terms = batch["label"], {}
         x = self.observe(batch["a"], turn.generator("binarize", y.device))
-        with torch.no_grad():
-            mean = self.top(self.encoder(x, None)).mean
         if "critic" in turn.weights:
             fake, fake_y = turn.cache.pop("fake", (None, y))
             if fake is None:  # a further turn in the same step
@@ -220,6 +226,8 @@ class CycleVAE(VAE):
                         self.options.difference,
                     )  # fmt: skip
         if "probe" in turn.weights:
+            with torch.no_grad():
+                mean = self.top(self.encoder(x, None)).mean
             codes, labels = self._pooled(turn, mean, y)
             terms["probe"] = F.cross_entropy(self.probe(codes, None), labels)
         return terms
@@ -228,6 +236,7 @@ class CycleVAE(VAE):
         """`PROBED` of the last codes and their labels, after the new codes (B, Z) have taken the oldest ones' places:
         a probe that sees one batch at a time lags behind what a patient one would find."""
         size, before = len(self.pool_codes), int(self.numbers["pooled"])
+        codes, y = codes[-size:], y[-size:]
         place = (before + torch.arange(len(codes), device=codes.device)) % size
         self.pool_codes[place], self.pool_labels[place] = codes, y
         self.numbers["pooled"] = before + len(codes)
@@ -243,11 +252,15 @@ class CycleVAE(VAE):
             raise UsageError("This model has one domain and cannot translate; train one with --set data.label=label.")
         return self.generate(self.encode(x, None, 0), to)
 
+    def others(self, y: Tensor, seed: int) -> Tensor:
+        """For each item a domain (N,) that is not its own, drawn by seed."""
+        generator = torch.Generator().manual_seed(seed_of(seed, "other domain"))
+        return (y + torch.randint(1, self.classes, (len(y),), generator=generator).to(y.device)) % self.classes
+
     @torch.no_grad()
     def converted(self, x: Tensor, y: Tensor, seed: int) -> Tensor:
         """Items x (N, *space) of domains y (N,), each in another domain, drawn by seed."""
-        step = torch.randint(1, self.classes, (len(y),), generator=torch.Generator().manual_seed(seed))
-        to = (y + step.to(y.device)) % self.classes
+        to = self.others(y, seed)
         return torch.cat([self.convert(part, goal) for _, part, goal in chunks(x, to) if goal is not None])
 
     @torch.no_grad()
