@@ -80,7 +80,7 @@ def trainer(folder: Path, recipe: str, space: tuple[int, ...], batch: int, setti
         choose(),
         lambda _: {"fid": 0.0},
         lambda *_: None,
-        None if (b := data.other) is None else (b.train, b.heldout, None, []),
+        other=None if (b := data.other) is None else (b.train, b.heldout, None, []),
     )
 
 
