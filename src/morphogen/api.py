@@ -43,7 +43,6 @@ from morphogen.evaluation import (
 )
 from morphogen.families import Family
 from morphogen.families.cycle_gan import CycleGAN
-from morphogen.families.cycle_vae import CycleVAE
 from morphogen.families.vae import VAE
 from morphogen.health import cycle_warnings
 from morphogen.loop import (
@@ -563,7 +562,7 @@ def evaluate_model(
         progress = None if display is None else display.note
         x = model.modality.encode(raw)
         result["likelihood"] = likelihood_of(model.family, x, y, likelihood[1], seed, progress)
-        if isinstance(model.family, CycleVAE) and y is not None:
+        if model.family.converts and y is not None:
             result["conversions"] = conversion_scores(model.family, x, y, model.classes, extractors["a"], seed)
     return result
 
@@ -579,10 +578,10 @@ def evaluate_translations(
         source, there, features = domains[here], domains[to], extractors[to]
         raw = source.heldout.data[spaced(len(source.heldout), count)]
         made = translate_raw(model.family, torch.from_numpy(np.ascontiguousarray(raw)), to)
-        result = evaluate_items(made, there.train.data, there.heldout.data, features, seed=seed, split=there.split)
-        same = modality_of(model.family, to).stretched(raw)
-        floor = evaluate_items(same, there.train.data, there.heldout.data, features, seed=seed)
-        result["rows"]["not translated"] = floor["rows"]["samples"]  # what a translation must beat
+        beaten = {"not translated": modality_of(model.family, to).stretched(raw)}  # what a translation must beat
+        result = evaluate_items(
+            made, there.train.data, there.heldout.data, features, seed=seed, split=there.split, beside=beaten
+        )
         result["cycle"] = cycle_report(model.family, here, source, seed)
         result["warnings"] = cycle_warnings(result)
         results[to] = result

@@ -98,6 +98,11 @@ class AugmentConfig(Section):
     )
     most: float = Field(default=0.8, ge=0, le=1, description="adaptive: the largest probability")
 
+    @property
+    def start(self) -> float:
+        """The probability that training begins with."""
+        return 0.0 if self.mode == "off" else self.probability
+
     @model_validator(mode="after")
     def _fixed_means_always(self) -> AugmentConfig:
         if self.mode == "fixed" and "probability" not in self.model_fields_set:

@@ -40,12 +40,14 @@ def evaluate_items(
     seed: int = 0,
     sample_count: int | None = None,
     split: str = "as given",
+    beside: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """All `METRICS` of the samples against the held-out set, and of as many training items: the floor.
 
     Both rows use the same number of items: all samples, but no more than there are training items or `sample_count`;
-    larger sets are reduced to a seeded draw. `split` says in words how held-out and training data were parted. The
-    result is plain JSON. `MorphogenError` when the sets' items differ in shape or a set is too small (6 items).
+    larger sets are reduced to a seeded draw. `beside`: further rows, as many items as samples. `split` says in words
+    how held-out and training data were parted. The result is plain JSON. `MorphogenError` when the sets' items
+    differ in shape or a set is too small (6 items).
     """
     _check_shapes({"samples": samples, "training": train, "held-out": heldout})
     count = min(len(samples), len(train), sample_count or len(samples))
@@ -54,6 +56,9 @@ def evaluate_items(
     rows = {
         SAMPLES: _row(draw(samples, count, rng), reference, extractor, seed),
         FLOOR: _row(draw(train, count, rng), reference, extractor, seed),
+    } | {
+        name: _row(draw(items, count, np.random.default_rng(seed)), reference, extractor, seed)
+        for name, items in (beside or {}).items()
     }
     return {
         "extractor": extractor.identity,

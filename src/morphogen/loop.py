@@ -27,7 +27,7 @@ from morphogen.config import Config
 from morphogen.data import Dataset, batch_indices
 from morphogen.data.dataset import JOINED
 from morphogen.errors import MorphogenError
-from morphogen.families import CycleVAE, Family, Turn
+from morphogen.families import Family, Turn
 from morphogen.families.base import CHUNK, seed_of
 from morphogen.health import warnings
 from morphogen.optim import Average, Guard, guarded_step, lr_factor, optimizer, term_weight
@@ -318,11 +318,11 @@ class Trainer:
             return {}
         raw, y = self.heldout.take(spaced(len(self.heldout), MEASURED))
         scores = self.scorer(items) | self.shown.measure(self.modality.encode(raw), y, seed)
-        if not isinstance(self.shown, CycleVAE) or y is None:
+        if not self.shown.converts:
             return scores
         raw, y = self.heldout.take(spaced(len(self.heldout), count))
-        assert y is not None
-        converted = self.modality.decode(self.shown.converted(self.modality.encode(raw), y, seed))
+        family: Any = self.shown
+        converted = self.modality.decode(family.converted(self.modality.encode(raw), y, seed))
         return scores | {f"converted_{name}": value for name, value in self.scorer(converted).items()}
 
     def _measure_translations(self) -> dict[str, float]:

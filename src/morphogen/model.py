@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from morphogen import __version__
 from morphogen.config import AugmentConfig, SampleConfig, near, validate
 from morphogen.errors import MorphogenError, UsageError
-from morphogen.families import FAMILIES, CycleVAE, Family
+from morphogen.families import FAMILIES, Family
 from morphogen.families.base import chunks, seed_of
 from morphogen.loop import frequent_labels, modality_of, sample_raw, translate_raw
 from morphogen.modalities import MODALITIES, Codes
@@ -215,7 +215,7 @@ class Model:
     @property
     def domains(self) -> list[str]:
         """The labels that are domains of a model which converts between them; empty for others."""
-        return self.classes if isinstance(self.family, CycleVAE) else []
+        return self.classes if self.family.converts else []
 
     def domain_codes(self, labels: str | list[str] | None, count: int) -> dict[str, np.ndarray]:
         """{'domain': the decoder's code (N, E) of each of `count` items' label, 'domain_label': the labels}; empty

@@ -70,6 +70,7 @@ class Family(nn.Module, ABC):
     criterion: the held-out score, lower better, that chooses the best model: 'fid' or one of `measure`.
     numbers: plain state beside the tensors (the strength of augmentation), saved in every checkpoint.
     augmentations: the values of `augment.mode` that it heeds.
+    converts: whether its labels are domains between which it converts items; then it has `convert` and `converted`.
     for_training: names of buffers and sub-modules that only the training needs, so that they are in checkpoints and
         not in models.
     """
@@ -79,6 +80,7 @@ class Family(nn.Module, ABC):
     terms: ClassVar[dict[str, tuple[str, ...]]]
     averaged: ClassVar[tuple[str, ...]]
     criterion: ClassVar[str] = "fid"
+    converts: ClassVar[bool] = False
     for_training: ClassVar[tuple[str, ...]] = ()
     augmentations: ClassVar[tuple[str, ...]] = ("off", "fixed", "adaptive")
     latent_dim: int

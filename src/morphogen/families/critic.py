@@ -64,6 +64,16 @@ def judge(
     return critic(augment(x, how.policy, probability, generator), y)
 
 
+def fooling(loss: str, real: Callable[[], Tensor], fake: Callable[[], Tensor]) -> Tensor:
+    """The generator's side of a loss, as the logits: `real` gives those of real items, and is asked without gradient,
+    and only where the loss compares with them."""
+    chosen, real_logit = LOSSES[loss], torch.zeros(())
+    if chosen.generator_sees_real:
+        with torch.no_grad():
+            real_logit = real()
+    return chosen.generator(real_logit, fake())
+
+
 def slope_penalty(
     critic: Callable[..., Tensor], turn: Turn, purpose: str, x: Tensor, y: Tensor | None, how: AugmentConfig,
     probability: float, spread: Tensor, sigma: float | None,

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
 from morphogen.families.base import Family, Turn, chunks
-from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, judge, slope_penalty, spread_of, whole
+from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, judge, slope_penalty, spread_of, whole
 from morphogen.nets import (
     DISCRIMINATORS,
     ENCODERS,
@@ -135,7 +135,7 @@ class CycleGAN(Family):
         for side in "ab":
             pooled = options.pool if other is not None else 0
             self.register_buffer(f"pool_{side}", torch.zeros(pooled, *(self._space(side) if pooled else ())))
-        self.numbers = {"augment": self.augment.probability if self.augment.mode != "off" else 0.0}
+        self.numbers = {"augment": self.augment.start}
         if other is not None and options.pool:
             self.numbers |= {"pooled_a": 0, "pooled_b": 0}
         self.teacher: Teacher | None = None
@@ -274,7 +274,7 @@ class CycleGAN(Family):
             terms["adversarial_a"] = self._adversarial(turn, "a", a, fake_a, y)
         if "adversarial_b" in wanted and fake_b is not None:
             terms["adversarial_b"] = self._adversarial(turn, "b", b, fake_b, y)
-        if "adversarial_joint" in wanted and fake_b is not None and hasattr(self, "critic_joint"):
+        if self._pairs_count(turn, "adversarial_joint") and fake_b is not None:
             turn.cache["pairs"] = (a, fake_b.detach()), (fake_a.detach(), b)
             real, fake = self._judge_pairs(turn, (a, fake_b), (fake_a, b))
             terms["adversarial_joint"] = LOSSES["relativistic"].generator(real, fake)
@@ -338,16 +338,14 @@ class CycleGAN(Family):
         return F.cross_entropy(self.teacher(fake), target, reduction="none")
 
     def _adversarial(self, turn: Turn, side: str, real: Tensor, fake: Tensor, y: Tensor | None) -> Tensor:
-        loss, real_logit = LOSSES[self.options.loss], torch.zeros((), device=real.device)
-        if loss.generator_sees_real:
-            with torch.no_grad():
-                real_logit = self._judge(turn, side, "real", real, y)
-        return whole(loss.generator(real_logit, self._judge(turn, side, "fake", fake, y)))
+        judge_real = lambda: self._judge(turn, side, "real", real, y)
+        return whole(fooling(self.options.loss, judge_real, lambda: self._judge(turn, side, "fake", fake, y)))
 
     def _critic_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         y, terms = self._condition(batch), {}
         items = {"a": batch["a"], "b": self._domain_b(turn, batch)}
-        fakes = {side: self._fake(turn, side, batch) for side in "ab" if self._wants_fake(turn, side)}
+        both = self._pairs_count(turn, "critic_joint")
+        fakes = {side: self._fake(turn, side, batch) for side in "ab" if both or f"critic_{side}" in turn.weights}
         for k, side in enumerate("ab"):
             if f"critic_{side}" not in turn.weights:
                 continue
@@ -359,7 +357,7 @@ class CycleGAN(Family):
             for name, x, its in (("r1", real, y), ("r2", fake, fake_y)):
                 if f"{name}_{side}" in turn.weights:
                     terms[f"{name}_{side}"] = self._penalty(turn, side, name, x, its, self.spreads[k])
-        if "critic_joint" in turn.weights and hasattr(self, "critic_joint"):
+        if both:
             now = (items["a"], fakes["b"][0]), (fakes["a"][0], items["b"])
             real, made = turn.cache.pop("pairs", now)
             terms["critic_joint"] = LOSSES["relativistic"].discriminator(*self._judge_pairs(turn, real, made))
@@ -367,8 +365,9 @@ class CycleGAN(Family):
                 terms["r1_joint"] = self._penalty(turn, "joint", "r1", real[0], real[1], self.spreads[0])
         return terms
 
-    def _wants_fake(self, turn: Turn, side: str) -> bool:
-        return f"critic_{side}" in turn.weights or ("critic_joint" in turn.weights and hasattr(self, "critic_joint"))
+    def _pairs_count(self, turn: Turn, term: str) -> bool:
+        """Whether there is a critic of pairs and a term of it has weight now."""
+        return term in turn.weights and self.options.critic_joint is not None
 
     def _fake(self, turn: Turn, side: str, batch: dict[str, Tensor]) -> tuple[Tensor, Any]:
         """What the generators made in this step, or, in a further turn of the critics, make now; and their labels."""

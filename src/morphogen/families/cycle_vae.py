@@ -13,7 +13,6 @@ With one data set, N = 1 and without the further terms this is exactly the VAE.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,7 +23,7 @@ from torch.nn import functional as F
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
 from morphogen.families.base import Turn, chunks, seed_of
-from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, judge, slope_penalty, spread_of
+from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, judge, slope_penalty, spread_of
 from morphogen.families.vae import VAE, Explanation, VAEOptions
 from morphogen.nets import DISCRIMINATORS, ENCODERS, build_network
 from morphogen.objectives.adversarial import LOSSES
@@ -46,19 +45,6 @@ class CycleVAEOptions(VAEOptions, CriticOptions):
         default_factory=dict, description="kind and options; it looks for the domain in codes"
     )
     pool: int = Field(default=4096, ge=1, description="last codes kept for the probe, which learns from many at once")
-
-
-@dataclass
-class Lap:
-    """One way round: what became of x on its nth way.
-
-    posterior of the item that set out · again, of what came of it · converted (B, *space), domain (B,) or None
-    """
-
-    posterior: Any
-    again: Any
-    converted: Tensor | None = None
-    domain: Tensor | None = None
 
 
 class CycleVAE(VAE):
@@ -96,9 +82,10 @@ class CycleVAE(VAE):
                 "A ladder's lower codes depend on the domain; between domains set another kind of decoder."
             )
         self.cycles = options.cycles or (1 if classes else 2)
+        self.converts = bool(classes)  # type: ignore[misc]
         self.criterion = "converted_fid" if classes else "nelbo"  # type: ignore[misc]
         self.players = {**VAE.players, "discriminator": ("critic", "probe") if classes else ()}  # type: ignore[misc]
-        self.numbers = {"augment": self.augment.probability if self.augment.mode != "off" else 0.0}
+        self.numbers = {"augment": self.augment.start}
         if classes:
             self.numbers["pooled"] = 0
             self.critic = own.get("critic") or build_network(
@@ -128,8 +115,7 @@ class CycleVAE(VAE):
         made: list[tuple[Tensor, Tensor | None]] = []  # what the critic judges: converted items, and drawn ones
         if {"cycle", "cycle_kl", "consistency", "adversarial"} & wanted:
             found = found or self.explain(encoded, y, turn.normal("z", len(x), self.latent_dim, device=x.device))
-            laps = self._go_round(turn, x, y, encoded, found, terms)
-            made += [(lap.converted, lap.domain) for lap in laps[:1] if lap.converted is not None]
+            made += self._go_round(turn, x, y, encoded, found, terms)[:1]
         if "codes" in wanted:
             z, domain = self._drawn(turn, len(x))
             with torch.set_grad_enabled("adversarial" in wanted and bool(self.classes)):
@@ -147,9 +133,10 @@ class CycleVAE(VAE):
 
     def _go_round(
         self, turn: Turn, x: Tensor, y: Tensor | None, encoded: Any, found: Explanation, terms: dict[str, Tensor]
-    ) -> list[Lap]:
-        """Lap after lap: 'cycle', 'cycle_kl' and 'consistency' (B,) are sums over all of them."""
-        errors, kls, distances, laps = [], [], [], []
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Lap after lap: 'cycle', 'cycle_kl' and 'consistency' (B,) are sums over all of them. Between domains, returns
+        each lap's converted items (B, *space) and their domains (B,)."""
+        errors, kls, distances, made = [], [], [], []
 
         def explain(name: str, encoded: Any) -> Explanation:
             one = self.explain(encoded, y, turn.normal(name, len(x), self.latent_dim, device=x.device))
@@ -158,22 +145,22 @@ class CycleVAE(VAE):
             return one
 
         for n in range(self.cycles if self.classes else self.cycles - 1):
-            lap = Lap(self.top(encoded), None)
+            posterior, again = self.top(encoded), None
             if self.classes:
-                lap.domain = self._other_domain(turn, y, n)
-                lap.converted = self.generate(found.code, lap.domain)
-                encoded = self.encoder(lap.converted, None)
-                lap.again = self.top(encoded)
+                domain = self._other_domain(turn, y, n)
+                made.append((self.generate(found.code, domain), domain))
+                encoded = self.encoder(made[-1][0], None)
+                again = self.top(encoded)
                 found = explain(f"z' {n}", encoded)
             if not self.classes or n + 1 < self.cycles:
                 encoded = self.encoder(self.likelihood(found.output).mode(), y)
-                lap.again = lap.again or self.top(encoded)
+                again = again or self.top(encoded)
                 found = explain(f"z {n + 1}", encoded)
-            distances.append(lap.again.kl(lap.posterior).sum(1))
-            laps.append(lap)
-        if laps:
+            assert again is not None
+            distances.append(again.kl(posterior).sum(1))
+        if errors:
             terms |= {"cycle": sum(errors), "cycle_kl": sum(kls), "consistency": sum(distances)}  # type: ignore[dict-item]
-        return laps
+        return made
 
     def _other_domain(self, turn: Turn, y: Tensor | None, n: int) -> Tensor:
         """For each item a domain (B,) that is not its own, at random."""
@@ -199,11 +186,8 @@ class CycleVAE(VAE):
         return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
     def _adversarial(self, turn: Turn, x: Tensor, y: Tensor | None, fake: Tensor, fake_y: Tensor) -> Tensor:
-        loss, real_logit = LOSSES[self.options.loss], torch.zeros((), device=x.device)
-        if loss.generator_sees_real:
-            with torch.no_grad():
-                real_logit = self._judge(turn, "real", x, y)
-        return loss.generator(real_logit, self._judge(turn, "fake", fake, fake_y))
+        judge_real = lambda: self._judge(turn, "real", x, y)
+        return fooling(self.options.loss, judge_real, lambda: self._judge(turn, "fake", fake, fake_y))
 
     def _judge(self, turn: Turn, purpose: str, x: Tensor, y: Tensor | None) -> Tensor:
         return judge(self.critic, turn, purpose, x, y, self.augment, self.numbers["augment"])

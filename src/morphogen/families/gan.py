@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
 from morphogen.families.base import Family, Turn, chunks
-from morphogen.families.critic import CriticOptions, judge, slope_penalty, spread_of
+from morphogen.families.critic import CriticOptions, fooling, judge, slope_penalty, spread_of
 from morphogen.nets import DISCRIMINATORS, GENERATORS, build_network
 from morphogen.objectives.adversarial import LOSSES, unit_slope
 
@@ -61,7 +61,7 @@ class GAN(Family):
         )
         self.register_buffer("spread", torch.ones(()))
         self.spread: Tensor
-        self.numbers = {"augment": self.augment.probability if self.augment.mode != "off" else 0.0}
+        self.numbers = {"augment": self.augment.start}
 
     @torch.no_grad()
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
@@ -78,12 +78,8 @@ class GAN(Family):
     def _generator_losses(self, turn: Turn, real: Tensor, y: Tensor | None) -> dict[str, Tensor]:
         fake = self._fake(turn, len(real), y)
         turn.cache["fake"] = fake.detach(), y
-        real_logit = torch.zeros((), device=real.device)
-        loss = LOSSES[self.options.loss]
-        if loss.generator_sees_real:
-            with torch.no_grad():
-                real_logit = self._judge(turn, "real", real, y)
-        return {"generator": loss.generator(real_logit, self._judge(turn, "fake", fake, y))}
+        judge_real, judge_fake = lambda: self._judge(turn, "real", real, y), lambda: self._judge(turn, "fake", fake, y)
+        return {"generator": fooling(self.options.loss, judge_real, judge_fake)}
 
     def _discriminator_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         real, y = batch["a"], batch.get("label")
