@@ -6,6 +6,7 @@ sampling is a function of the seed alone; one batch can be learned by heart.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,8 @@ from morphogen.modalities import MODALITIES
 from morphogen.model import Description, Model, build_family, load, save_model
 from morphogen.nets import DISCRIMINATORS, ENCODERS, GENERATORS
 
-SPACES = {"image": [(1, 28, 28), (3, 16, 24), (1, 8, 8), (3, 30, 17)], "points": [(2,)]}
+SPACES = {"image": [(1, 28, 28), (3, 16, 24), (1, 8, 8), (3, 30, 17)], "points": [(2,)], "audio": [(1, 64, 16)]}
+SOUND = {"rate": 8000, "samples": 2048, "n_fft": 256, "hop": 128, "vocoder": {"dim": 16, "depth": 1}}
 CONV, LADDER = {"kind": "conv", "width": 8}, {"kind": "ladder", "width": 8}
 OPTIONS = {
     "gan": {"image": {"generator": CONV, "discriminator": {**CONV, "features": 16}},
@@ -55,11 +57,14 @@ TWO_DOMAINS = {
     },
     "cycle_gan two": {"image": {"to_a": {"width": 8, "blocks": 1}, "to_b": {"kind": "unet", "width": 8}, **CRITICS}},
 }
-OTHERS = {(1, 28, 28): (1, 28, 28), (3, 16, 24): (1, 12, 12), (1, 8, 8): (1, 8, 8), (3, 30, 17): (3, 30, 17)}
+for _family in (*FAMILIES, "cycle_gan two"):
+    _members = (TWO_DOMAINS if _family in TWO_DOMAINS else OPTIONS)[_family]
+    _members["audio"] = _members["image"]
+OTHERS = {(1, 64, 16): (1, 64, 16), (1, 28, 28): (1, 28, 28), (3, 16, 24): (1, 12, 12), (1, 8, 8): (1, 8, 8), (3, 30, 17): (3, 30, 17)}
 """the space of the first domain → that of the second."""
 MEMBERS = [(f, m, s, k) for f in OPTIONS for m in OPTIONS[f] for s in SPACES[m] for k in (0, 3)
            if (f, k) != ("cycle_vae ladder", 3)]  # fmt: skip  # a ladder's lower codes depend on the domain
-ALL_MEMBERS = MEMBERS + [(f, "image", s, 0) for f in TWO_DOMAINS for s in SPACES["image"]]
+ALL_MEMBERS = MEMBERS + [(f, m, s, 0) for f in TWO_DOMAINS for m in TWO_DOMAINS[f] for s in SPACES[m]]
 
 
 def test_every_family_and_modality_is_here():
@@ -68,9 +73,11 @@ def test_every_family_and_modality_is_here():
 
 
 def make(family: str, modality: str, space: tuple[int, ...], classes: int, seed: int = 0, **options):
-    other = {"modality": "image", "space": list(OTHERS[space])} if family in TWO_DOMAINS else {}
+    settings = SOUND if modality == "audio" else {}
+    other = {"modality": modality, "space": list(OTHERS.get(space, ())), "options": settings}
+    other = other if family in TWO_DOMAINS else {}
     description = Description(
-        family=family.split()[0], modality=modality, space=list(space), other=other,
+        family=family.split()[0], modality=modality, space=list(space), other=other, modality_options=settings,
         options={"latent_dim": 4, **(OPTIONS | TWO_DOMAINS)[family][modality], **options},
         classes=[str(k) for k in range(classes)], label="label" if classes else None, label_counts=[1] * classes,
     )  # fmt: skip
@@ -143,8 +150,8 @@ def test_save_and_load_are_bit_equal(tmp_path, name, modality, space, classes):
     if family.other is None:
         assert (Model(family, description).sample(5, 3) == again.sample(5, 3)).all()
     else:
-        items = torch.randint(0, 256, (3, *space), dtype=torch.uint8).numpy()
-        items = family.modality.array(items)
+        items = torch.randint(0, 256, (3, *family.modality.item_space), dtype=torch.uint8).numpy()
+        items = family.modality.array(items * np.int16(99) if modality == "audio" else items)
         assert (Model(family, description).translate(items, "b") == again.translate(items, "b")).all()
 
 
@@ -166,8 +173,8 @@ def test_samples_are_a_function_of_the_seed_alone(name, modality, space, classes
 def test_shapes_of_samples_follow_the_contract(name, modality):
     for space in SPACES[modality]:
         items = Model(*make(name, modality, space, 0)).sample(3)
-        if modality == "points":
-            assert items.shape == (3, *space)
+        if modality in ("points", "audio"):
+            assert items.shape == (3, *(space if modality == "points" else (2048,)))
             assert items.dtype.name == "float32"
         else:
             c, h, w = space

@@ -29,9 +29,11 @@ from morphogen.config import (
     validate,
 )
 from morphogen.data import BadItem, Dataset, open_source, prepare, split
+from morphogen.data.audio import Clip
 from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA
 from morphogen.data.dataset import JOINED
 from morphogen.data.images import parse_size
+from morphogen.data.recordings import prepare_audio
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.evaluation import (
     HeldoutScore,
@@ -44,7 +46,7 @@ from morphogen.evaluation import (
 from morphogen.families import Family
 from morphogen.families.cycle_gan import CycleGAN
 from morphogen.families.vae import VAE
-from morphogen.health import cycle_warnings
+from morphogen.health import cycle_warnings, sound_warnings
 from morphogen.loop import (
     ENOUGH_FOR_FID,
     Display,
@@ -58,14 +60,26 @@ from morphogen.loop import (
 )
 from morphogen.metrics.classifier import SIDE, train_classifier
 from morphogen.metrics.extractors import SeenAs, choose_extractor
+from morphogen.metrics.sound import sound_scores, through_codec
 from morphogen.metrics.toy import mixture_modes
-from morphogen.modalities import Image
+from morphogen.modalities import Audio, Image
 from morphogen.modalities.codes import codes_of
-from morphogen.model import Description, Model, build_family, load, save_model, start_from, weights_hash
+from morphogen.model import (
+    VOCODER,
+    Description,
+    Model,
+    build_family,
+    load,
+    save_model,
+    share_vocoder,
+    start_from,
+    weights_hash,
+)
 from morphogen.posthoc import candidates, top_codes
 from morphogen.precision import choose
 from morphogen.recipes import RECIPES
 from morphogen.run import RunFolder, model_folder, read_json, write_json, write_text
+from morphogen.vocoding import loudest_of, ready_vocoder
 
 NOISE = "builtin:noise"  # the second domain that is drawn anew at each step
 FITTED = 30_000  # items whose codes a post-hoc prior is fitted to
@@ -85,6 +99,11 @@ class Data:
     codec: Model | None = None
     other: Data | None = None
     paired: bool = False  # one of two domains: what the items are is known only where the user says so
+
+    def waves(self) -> np.ndarray:
+        """The training windows of all domains, of recordings."""
+        domains = [self] if self.other is None else [self, self.other]
+        return np.concatenate([d.train.data for d in domains])
 
     def evaluation_label(self) -> str | None:
         """The attribute an in-domain classifier may learn, whether or not it conditions the model."""
@@ -139,12 +158,13 @@ def resolve_config(recipe: str, settings: Sequence[str] = (), **given: Any) -> C
 
 def load_data(config: Config) -> Data:
     """Read, fit and split the items that the config names; unreadable ones are listed in `.train.skipped`."""
-    data = _domain(config.data, config.train.seed)
+    sound = config.modality == "audio"
+    data = _domain(config.data, config.train.seed, sound)
     data.codec = load_codec(config, data.train.item_shape)
     if config.family == "cycle_vae" and config.data_b is not None:
         return _joined(data, config)
     if config.data_b is not None and config.data_b.source != NOISE:
-        data.other = _domain(config.data_b, config.train.seed)
+        data.other = _domain(config.data_b, config.train.seed, sound, data.train)
         data.paired = data.other.paired = True
     return data
 
@@ -158,19 +178,32 @@ def _joined(a: Data, config: Config) -> Data:
         raise UsageError("A codec has one domain; leave codec or --data-b out.")
     space = a.train.item_shape
     same = {"size": f"{space[1]}x{space[2]}", "channels": space[0]} if len(space) == 3 else {}
-    b = _domain(config.data_b.model_copy(update=same), config.train.seed)
+    like = a.train if a.train.space == "audio" else None
+    b = _domain(config.data_b.model_copy(update=same), config.train.seed, like is not None, like)
     if b.train.item_shape != space:
         raise UsageError(f"The two sources differ in kind: items of shape {space} and {b.train.item_shape}.")
     return Data(a.train.joined(b.train), a.heldout.joined(b.heldout), JOINED, ["a", "b"], f"{a.split}; {b.split}")
 
 
-def _domain(d: DataConfig, seed: int) -> Data:
-    """The items of one domain."""
+def _domain(d: DataConfig, seed: int, sound: bool = False, like: Dataset | None = None) -> Data:
+    """The items of one domain; sound: recordings, brought to windows `like` those of another data set, if any."""
     source = open_source(d.source, label_pattern=d.label_pattern)
-    dataset = prepare(source, size=parse_size(d.size), fit=d.fit, channels=d.channels, max_bad=d.max_bad)
+    if sound:
+        dataset = prepare_audio(
+            source,
+            clip=None if like is None else clip_of(like),
+            rate=d.rate,
+            seconds=d.seconds,
+            channels=d.channels,
+            max_bad=d.max_bad,
+        )
+    elif source.space == "audio":
+        raise UsageError(f"{d.source} holds recordings; use a recipe for audio, such as gan-audio.")
+    else:
+        dataset = prepare(source, size=parse_size(d.size), fit=d.fit, channels=d.channels, max_bad=d.max_bad)
     classes = _classes(dataset, d.label)
     if d.heldout:
-        train, heldout = dataset, _fitted(d.heldout, dataset.item_shape, d.fit, d.label_pattern, minimum=8)
+        train, heldout = dataset, _fitted(d.heldout, dataset, d.fit, d.label_pattern, minimum=8)
         how = f"named by data.heldout: {d.heldout}"
         if d.label is not None:
             heldout = _of_known_classes(heldout, d.label, classes)
@@ -215,11 +248,24 @@ def _of_known_classes(heldout: Dataset, label: str, classes: list[str]) -> Datas
     return heldout.subset(known) if len(known) < len(heldout) else heldout
 
 
+def clip_of(like: Any) -> Clip:
+    """The windows of a data set of recordings, or of a sound modality."""
+    shape = like.item_shape if isinstance(like, Dataset) else like.item_space
+    return Clip(like.rate, shape[1], shape[0])
+
+
 def _fitted(
-    spec: str, item_shape: tuple[int, ...], fit: str, pattern: str | None = None, minimum: int = 1, strict: bool = True
-) -> Dataset:
-    """The items of another source, brought to the shape of a model or of its training data."""
+    spec: str, like: Any, fit: str, pattern: str | None = None, minimum: int = 1, strict: bool = True,
+    whole: bool = False,
+) -> Dataset:  # fmt: skip
+    """The items of another source, brought to the shape of those that a modality takes, or of training data.
+
+    whole: of recordings all windows that cover them, not those that training would choose.
+    """
     source = open_source(spec, label_pattern=pattern)
+    item_shape = like.item_shape if isinstance(like, Dataset) else like.item_space
+    if len(item_shape) == 2:
+        return prepare_audio(source, clip=clip_of(like), minimum=minimum, strict=strict, whole=whole)
     if len(item_shape) == 1:
         return prepare(source, minimum=minimum, strict=strict)
     return prepare(
@@ -230,7 +276,7 @@ def _fitted(
 def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None = None) -> Description:
     """What the model will be: the config's options and the data's shape and classes."""
     space = list(data.train.item_shape)
-    modality = "points" if data.train.space == "points" else "image"
+    modality = data.train.space
     if modality != config.modality:
         raise UsageError(f"{config.data.source} holds {modality}, but the recipe is for {config.modality} data.")
     options: dict[str, Any] = {}
@@ -240,6 +286,8 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
         options = {"mean": codes.mean(0).tolist(), "std": np.maximum(codes.std(0), 1e-3).tolist()}
     elif modality == "points":
         options = {"mean": float(data.train.data.mean()), "scale": float(data.train.data.std()) or 1.0}
+    elif modality == "audio":
+        space, options = audio_options(config, data)
     counts, conditional = [], data.classes if data.other is None else []
     if conditional and data.label is not None:
         names, numbers = np.unique(np.asarray(data.train.labels[data.label], str), return_counts=True)
@@ -247,18 +295,31 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
     return Description(
         family=config.family, modality=modality, space=space, options=config.model, modality_options=options,
         label=data.label if conditional else None, classes=conditional, label_counts=counts,
-        sample=config.sample.model_dump(mode="json"), own_networks=sorted(networks or {}), other=_other(data),
+        sample=config.sample.model_dump(mode="json"), own_networks=sorted(networks or {}),
+        other=_other(data, space, options),
     )  # fmt: skip
 
 
-def _other(data: Data) -> dict[str, Any]:
-    """What a description says of the second domain; empty where there is none."""
+def audio_options(config: Config, data: Data) -> tuple[list[int], dict[str, Any]]:
+    """The space, and the settings of the modality, of recordings."""
+    clip, net = clip_of(data.train), config.vocoder
+    space = [clip.channels, clip.mels, clip.samples // clip.hop]
+    options: dict[str, Any] = {"rate": clip.rate, "samples": clip.samples, "n_fft": clip.n_fft, "hop": clip.hop}
+    options["vocoder"] = {"dim": net.dim, "depth": net.depth, "finer": net.finer}
+    waves = data.train.data if data.other is None else data.waves()
+    return space, options | {"loudest": loudest_of(Audio(tuple(space), **options), waves)}
+
+
+def _other(data: Data, space: list[int], options: dict[str, Any]) -> dict[str, Any]:
+    """What a description says of the second domain; empty where there is none. Of sound it is as the first."""
     if data.other is None:
         return {}
     if data.codec is not None:
         raise UsageError("A codec has one domain; leave codec or --data-b out.")
     if data.train.space == "points" or data.other.train.space == "points":
         raise UsageError("Two domains must both hold images; vectors have no translators.")
+    if data.train.space == "audio":
+        return {"modality": "audio", "space": space, "options": options}
     return {"modality": "image", "space": list(data.other.train.item_shape)}
 
 
@@ -316,14 +377,18 @@ def train(
     description = describe(config, items, networks)
     family = build_family(description, config.augment, networks, config.train.seed, items.codec)
     check_terms(config, family)
+    precision = choose(config.train.precision)
+    if isinstance(family.modality, Audio):
+        ready_vocoder(family.modality, items.waves(), str(data_facts(items)), config.vocoder, precision,
+                      config.train.seed, folder.path / VOCODER, display.note)  # fmt: skip
+        share_vocoder(family, family.modality.vocoder.state_dict())
     let_teach(config, family, items, display)
     if init is not None and not folder.steps_saved():
         copied, total = start_from(family, init)
         display.note(f"started from {init}: {copied} of {total} tensors fit")
-    precision = choose(config.train.precision)
     facts = data_facts(items)
     check_facts(folder, facts, going_on)
-    extractors = extractors_for(config.evaluate.extractor, items, display)
+    extractors = extractors_for(config.evaluate.extractor, items, display, family)
     scorer: Any = HeldoutScore(extractors["a"], items.heldout.data)
     if items.other is not None:
         scorer = TranslationScore(scorer, HeldoutScore(extractors["b"], items.other.heldout.data))
@@ -420,12 +485,34 @@ def decide_steps(config: Config, items: int, trial: Callable[[], Trainer]) -> in
     return 10_000
 
 
-def extractor_for(name: str, data: Data, display: Display | None = None) -> Any:
-    """The feature extractor of the scores, named in every table. Its seed is fixed: scores of runs must compare."""
+def listener(train: Dataset) -> Callable[[np.ndarray], np.ndarray] | None:
+    """`pictures_of` for recordings whose model is not known."""
+    if train.space != "audio":
+        return None
+    clip = clip_of(train)
+    space, settings = (
+        (clip.channels, clip.mels, clip.samples // clip.hop),
+        (clip.rate, clip.samples, clip.n_fft, clip.hop),
+    )
+    return Audio(space, *settings, loudest_of(Audio(space, *settings), train.data)).stored
+
+
+def pictures_of(modality: Any) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What brings raw items to pictures, on which the features of sound are measured; None where they are some."""
+    return modality.stored if isinstance(modality, Audio) else None
+
+
+def extractor_for(
+    name: str, data: Data, display: Display | None = None, see: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Any:
+    """The feature extractor of the scores, named in every table. Its seed is fixed: scores of runs must compare.
+
+    see: what brings raw items to pictures, where they are none.
+    """
     label = data.evaluation_label()
     precision, begin = choose(), time.perf_counter()
     extractor = choose_extractor(
-        name, train_items=data.train.data, train_labels=None if label is None else data.train.labels[label],
+        name, see=see, train_items=data.train.data, train_labels=None if label is None else data.train.labels[label],
         heldout_items=data.heldout.data, heldout_labels=None if label is None else data.heldout.labels.get(label),
         fingerprint=data.train.fingerprint(), seed=0, autocast=precision.dtype != torch.float32,
         device=precision.device.type,
@@ -435,17 +522,20 @@ def extractor_for(name: str, data: Data, display: Display | None = None) -> Any:
     return extractor
 
 
-def extractors_for(name: str, data: Data, display: Display | None = None) -> dict[str, Any]:
+def extractors_for(
+    name: str, data: Data, display: Display | None = None, family: Family | None = None
+) -> dict[str, Any]:
     """The feature extractors of the domains, {'a': …} or {'a': …, 'b': …}: each its own, but where the meaning of one
     domain is known and that of the other is not, both are seen by the classifier that knows."""
     domains = {"a": data} if data.other is None else {"a": data, "b": data.other}
     taught = [d for d in domains.values() if d.paired and d.label is not None]
-    found = {}
+    found, see = {}, pictures_of(family.modality) if family is not None else None
     for side, domain in domains.items():
         if name == "auto" and taught and domain.label is None:
-            found[side] = SeenAs(teacher_of(taught[0]), Image(taught[0].train.item_shape).stretched)
+            stretch = see or Image(taught[0].train.item_shape).stretched
+            found[side] = SeenAs(teacher_of(taught[0], see), stretch)
         else:
-            found[side] = extractor_for(name, domain, display)
+            found[side] = extractor_for(name, domain, display, see)
     return found
 
 
@@ -457,18 +547,19 @@ def let_teach(config: Config, family: Family, data: Data, display: Display) -> N
     for side, domain in (("a", data), ("b", data.other)):
         if domain.label is not None:
             begin = time.perf_counter()
-            classifier = teacher_of(domain)
+            classifier = teacher_of(domain, pictures_of(family.modality))
             family.teach(side, classifier.net, SIDE)
             display.note(f"meaning is held by a {classifier.identity} ({time.perf_counter() - begin:.0f} s)")
             return
 
 
-def teacher_of(domain: Data) -> Any:
-    """A classifier of a domain's label that is to know its classes in another domain, too."""
-    precision = choose()
+def teacher_of(domain: Data, see: Callable[[np.ndarray], np.ndarray] | None = None) -> Any:
+    """A classifier of a domain's label that is to know its classes in another domain, too, of items that it is shown
+    as `see` makes them."""
+    precision, see = choose(), see or (lambda items: items)
     assert domain.label is not None
     return train_classifier(
-        domain.train.data, np.asarray(domain.train.labels[domain.label], str), domain.heldout.data,
+        see(domain.train.data), np.asarray(domain.train.labels[domain.label], str), see(domain.heldout.data),
         np.asarray(domain.heldout.labels[domain.label], str), fingerprint=domain.train.fingerprint(), wide=True,
         autocast=precision.dtype != torch.float32, device=precision.device.type,
     )  # fmt: skip
@@ -551,9 +642,15 @@ def evaluate_model(
         return evaluate_translations(model, {"a": data, "b": data.other}, extractors, count, seed)
     samples = model.modality.raw(model.sample(count, seed))
     result = evaluate_items(
-        samples, data.train.data, data.heldout.data, extractors["a"], seed=seed, split=data.split
+        samples, data.train.data, data.heldout.data, extractors["a"], seed=seed, split=data.split,
+        beside=through_codec(model.modality, data.train.data, count, seed),
     )  # fmt: skip
     add_modes(result, samples, data.train.spec)
+    if isinstance(model.modality, Audio):
+        result["sound"] = sound_scores(
+            model.modality, samples, data.train.data, data.heldout.data, extractors["a"]
+        )  # fmt: skip
+        result["warnings"] = sound_warnings(result["sound"])
     if isinstance(model.family, VAE):
         items = Items(
             data.heldout, data.label if model.classes else None, model.classes, model.family.device, model.modality
@@ -577,8 +674,11 @@ def evaluate_translations(
     for here, to in (("a", "b"), ("b", "a")):
         source, there, features = domains[here], domains[to], extractors[to]
         raw = source.heldout.data[spaced(len(source.heldout), count)]
-        made = translate_raw(model.family, torch.from_numpy(np.ascontiguousarray(raw)), to)
-        beaten = {"not translated": modality_of(model.family, to).stretched(raw)}  # what a translation must beat
+        stored = modality_of(model.family, here).stored(np.ascontiguousarray(raw))
+        made = translate_raw(model.family, torch.from_numpy(stored), to)
+        target = modality_of(model.family, to)
+        beaten = {"not translated": target.stretched(raw)}  # what a translation must beat
+        beaten |= through_codec(target, there.train.data, len(raw), seed)
         result = evaluate_items(
             made, there.train.data, there.heldout.data, features, seed=seed, split=there.split, beside=beaten
         )
@@ -593,16 +693,17 @@ def cycle_report(family: Any, side: str, domain: Data, seed: int) -> dict[str, f
     """`cycle_scores` of held-out items of one domain, and, where their labels are known, the share whose translation
     back is still seen as what they are."""
     rows = spaced(len(domain.heldout), 1000)
-    raw = torch.from_numpy(np.ascontiguousarray(domain.heldout.data[rows]))
     modality, other = modality_of(family, side), modality_of(family, "b" if side == "a" else "a")
+    raw = torch.from_numpy(modality.stored(np.ascontiguousarray(domain.heldout.data[rows])))
     scores, back = cycle_scores(family, side, modality.encode(raw), other, seed)
     if domain.label is not None:
-        teacher = teacher_of(domain)
+        see = pictures_of(modality)
+        teacher, see = teacher_of(domain, see), see or modality.stretched
         labels = np.asarray(domain.heldout.labels[domain.label], str)[rows]
-        seen = np.asarray(teacher.classes)[teacher.probabilities(modality.decode(back)).argmax(1)]
+        seen = np.asarray(teacher.classes)[teacher.probabilities(see(modality.decode(back))).argmax(1)]
         scores["label_kept_there_and_back"] = float((seen == labels).mean())
         there = translate_raw(family, raw, "b" if side == "a" else "a")
-        seen = np.asarray(teacher.classes)[teacher.probabilities(modality.stretched(there)).argmax(1)]
+        seen = np.asarray(teacher.classes)[teacher.probabilities(see(there)).argmax(1)]
         scores["label_kept"] = float((seen == labels).mean())
     return scores
 
@@ -632,10 +733,12 @@ def evaluate(
         return _evaluate_run(load(run, networks), run, data, heldout, extractor, count, seed, likelihood, display)
     if data is None:
         raise UsageError("Give --data: what the model of these samples was trained on.")
-    items = load_data(_data_config(Config(), data, heldout, seed))
+    sounding = open_source(data).space == "audio"
+    config = Config(modality="audio" if sounding else "image")
+    items = load_data(_data_config(config, data, heldout, seed))
     assert samples is not None
-    theirs = _fitted(samples, items.train.item_shape, "crop")
-    chosen = extractor_for(extractor or "auto", items, display)
+    theirs = _fitted(samples, items.train, "crop")
+    chosen = extractor_for(extractor or "auto", items, display, listener(items.train))
     result = evaluate_items(
         theirs.data, items.train.data, items.heldout.data, chosen, seed=seed, sample_count=count, split=items.split
     )
@@ -672,17 +775,21 @@ def _evaluate_run(
     likelihood: tuple[int, int], display: Display | None,
 ) -> dict[str, Any]:  # fmt: skip
     training = model.description.training
-    config = Config(family=model.description.family, data=training["data_config"], data_b=training.get("data_b"))
+    config = Config(family=model.description.family, data=training["data_config"], data_b=training.get("data_b"),
+                    modality=model.modality.name)  # fmt: skip
     if data is not None and not same_source(data, config.data.source):
         config.data.heldout = None
     config = _data_config(config, data, heldout, training.get("seed", seed))
     space = model.modality.item_space
     if len(space) == 3:
         config.data.size, config.data.channels = f"{space[1]}x{space[2]}", space[0]  # type: ignore[assignment]
+    elif isinstance(model.modality, Audio):
+        config.data.rate, config.data.channels = model.modality.rate, space[0]  # type: ignore[assignment]
+        config.data.seconds = model.modality.samples / model.modality.rate
     items = load_data(config)
     if model.classes and items.label is not None:
         items.heldout = _of_known_classes(items.heldout, items.label, model.classes)
-    chosen = extractors_for(extractor or training.get("extractor", "auto"), items, display)
+    chosen = extractors_for(extractor or training.get("extractor", "auto"), items, display, model.family)
     result = evaluate_model(model, items, chosen, count, likelihood=likelihood, display=display)
     folder = RunFolder(model_folder(run).parent)
     if folder.evaluation.exists():
@@ -696,16 +803,16 @@ def same_source(one: str, other: str) -> bool:
     return select_a == select_b and Path(a).resolve() == Path(b).resolve()
 
 
-def read_for(model: Model, spec: str, domain: str = "a") -> Dataset:
-    """The items of SRC as the model takes them, in domain 'a' or 'b'; unreadable ones are in `.skipped`."""
+def read_for(model: Model, spec: str, domain: str = "a", whole: bool = False) -> Dataset:
+    """The items of SRC as the model takes them, in domain 'a' or 'b'; unreadable ones are in `.skipped`. Of a recording
+    that is longer than a window the best one, or, `whole`, all that cover it."""
     config = model.description.training.get("data_config" if domain == "a" else "data_b") or {}
-    return _fitted(
-        spec,
-        modality_of(model.family, domain).item_space,
-        config.get("fit", "crop"),
-        config.get("label_pattern"),
-        strict=False,
-    )
+    modality, fit, pattern = modality_of(model.family, domain), config.get("fit", "crop"), config.get("label_pattern")
+    found = _fitted(spec, modality, fit, pattern, strict=False, whole=whole)
+    if whole or not found.spans:
+        return found
+    first = {span.recording: row for row, span in reversed(list(enumerate(found.spans)))}
+    return found.subset(sorted(first.values()))
 
 
 def names_of(model: Model, spec: str) -> list[str]:

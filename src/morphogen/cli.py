@@ -139,10 +139,11 @@ def reconstruct(
 
     check_out(out)
     model = load(run)
-    items = read_for(model, source)
+    items = read_for(model, source, whole=not out.suffix)
     require_all(items, out)
     array = model.modality.array(items.data)
-    write_items(model, model.reconstruct(array, labels_for(model, items, label), seed, moves), out, items.names)
+    made = model.reconstruct(array, labels_for(model, items, label), seed, moves)
+    write_items(model, made, out, items.names, spans=items.spans)
 
 
 @app.command()
@@ -165,10 +166,10 @@ def translate(
             raise UsageError("This model has one domain and cannot translate.")
         raise UsageError(f"This model has the domains {', '.join(known)}, and not '{to}'.")
     here, to_modality = ("a", model.modality) if model.domains else ("ab"[to == "a"], modality_of(model.family, to))
-    items = read_for(model, source, here)
+    items = read_for(model, source, here, whole=not out.suffix)
     require_all(items, out)
     made = model.translate(modality_of(model.family, here).array(items.data), to, seed)
-    write_items(model, made, out, items.names, to_modality)
+    write_items(model, made, out, items.names, to_modality, items.spans)
 
 
 @app.command()

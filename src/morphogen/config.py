@@ -35,8 +35,14 @@ class DataConfig(Section):
     fit: Literal["crop", "pad", "stretch"] = Field(
         default="crop", description="how an image of another shape is fitted"
     )
-    channels: Literal[1, 3, 4] | None = Field(
-        default=None, description="1 grey, 3 colour, 4 with alpha; by default 1 or 3"
+    channels: Literal[1, 2, 3, 4] | None = Field(
+        default=None, description="1 grey, 3 colour, 4 with alpha, by default 1 or 3; of sound 1 (default) or 2"
+    )
+    rate: int | None = Field(default=None, ge=1000, description="of recordings, in Hz; by default the commonest")
+    seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="of a recording in one window; by default what holds 99 % of them, at most 128 frames",
     )
     label: str | None = Field(default=None, description="the attribute that conditions the model")
     label_pattern: str | None = Field(
@@ -81,11 +87,14 @@ class PlayerConfig(Section):
     clip: float | None = Field(default=None, gt=0, description="largest norm of its gradient")
 
 
+Kind = Literal["translation", "cutout", "color", "flip", "gain", "shift", "stretch", "noise", "masks"]
+
+
 class AugmentConfig(Section):
     """What the discriminator sees of real and generated items alike (DiffAugment, ADA)."""
 
     mode: Literal["off", "fixed", "adaptive"] = "adaptive"
-    policy: list[Literal["translation", "cutout", "color", "flip"]] = ["translation", "cutout", "color"]
+    policy: list[Kind] = ["translation", "cutout", "color"]
     probability: float = Field(
         default=0.0, ge=0, le=1, description="of each kind for each item; the first value if adaptive"
     )
@@ -153,6 +162,17 @@ class EvaluateConfig(Section):
     )
 
 
+class VocoderConfig(Section):
+    """The network that turns spectrograms into sound, trained before the model on the same recordings."""
+
+    steps: int = Field(default=3000, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    lr: float = Field(default=2e-3, gt=0)
+    dim: int = Field(default=128, ge=8, description="channels")
+    depth: int = Field(default=4, ge=1, description="blocks")
+    finer: Literal[1, 2, 4] = Field(default=2, description="STFT frames made of each frame of the spectrogram")
+
+
 class SampleConfig(Section):
     """Stored with the model: what `sample` does without options."""
 
@@ -175,6 +195,7 @@ class Config(Section):
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    vocoder: VocoderConfig = VocoderConfig()
     sample: SampleConfig = SampleConfig()
 
 

@@ -190,7 +190,7 @@ def cycle_scores(family: Any, side: str, x: Tensor, other: Any, seed: int) -> tu
     amount = 2 * GREY_LEVELS / 255
     spoils = {
         "cycle": lambda there: there,
-        "cycle_quantised": lambda there: other.encode(torch.from_numpy(other.decode(there))).to(there.device),
+        "cycle_quantised": lambda there: other.encode(torch.from_numpy(other.stored(other.decode(there)))).to(there),
         "cycle_noisy": lambda there: there + amount * torch.randn(there.shape, generator=generator).to(there.device),
     }
     scores, ends = {}, {}

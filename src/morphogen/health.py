@@ -7,6 +7,7 @@ from typing import Any
 HIDING = 1.5, 0.025  # the cycle's error may grow so many times, and by what noise too faint to see itself amounts to
 COPIES = 0.9  # share of an item that its translation may keep while nothing comes closer to the target
 LOST = 0.5  # share of items that the way back must at least be nearest to
+BROKEN = 0.05  # share of samples that may be silence or a pure tone beyond that of real ones
 COLLAPSED = 0.5  # nats: with less the codes say next to nothing about their items
 
 
@@ -21,6 +22,17 @@ def warnings(scores: dict[str, float]) -> list[str]:
         f"posterior collapse: the codes carry {carried:.2g} nats about their items (KL {scores['kl']:.2g}, "
         f"{scores.get('active_units', 0):.0f} active units), so the decoder ignores them; lower terms.kl.weight, give "
         "it a warmup or a cycle, or set model.free_bits=0.1."
+    ]
+
+
+def sound_warnings(found: dict[str, Any]) -> list[str]:
+    """Sentences about `metrics.sound.sound_scores` of generated sounds; none when all is well."""
+    told = {"silent": "silence", "tonal": "a single pure tone"}
+    return [
+        f"{100 * found['samples'][name]:.0f} % of the samples are {what} (held-out recordings: "
+        f"{100 * found['held-out'][name]:.0f} %); train longer, or with more recordings."
+        for name, what in told.items()
+        if found["samples"][name] > found["held-out"][name] + BROKEN
     ]
 
 

@@ -110,7 +110,7 @@ def modality_of(family: Family, domain: str) -> Any:
 
 @torch.no_grad()
 def translate_raw(family: Family, raw: Tensor, to: str, seed: int = 0) -> np.ndarray:
-    """Raw items (N, *item) of one domain → raw items of domain `to`, 'a' or 'b'; seed: which of several outputs."""
+    """Stored items (N, …) of one domain → raw items of domain `to`, 'a' or 'b'; seed: which of several outputs."""
     before, after = (modality_of(family, d) for d in ("ab" if to == "b" else "ba"))
     noise = family.noise(len(raw), seed_of(seed, "style")).to(family.device)
     parts = [

@@ -2,6 +2,7 @@
 
     model/config.json          what it is: family, options, shape, classes, how it was trained
     model/weights.safetensors  tensors only: no time, path or config
+    model/vocoder.safetensors  of sound: the network from spectrograms to waves
     model/README.md            the model card
 
 Shapes: N items · raw images uint8 (N, C, H, W) · arrays as in .npy files: (N, H, W) grey, (N, H, W, C) otherwise.
@@ -25,10 +26,12 @@ from morphogen.errors import MorphogenError, UsageError
 from morphogen.families import FAMILIES, Family
 from morphogen.families.base import chunks, seed_of
 from morphogen.loop import frequent_labels, modality_of, sample_raw, translate_raw
-from morphogen.modalities import MODALITIES, Codes
+from morphogen.modalities import MODALITIES, Audio, Codes
 from morphogen.nets import initialise
 from morphogen.precision import choose
 from morphogen.run import load_tensors, model_folder, new_folder, read_json, save_tensors
+
+VOCODER = "vocoder.safetensors"
 
 
 @dataclass
@@ -76,7 +79,7 @@ def build_family(
     if other:
         if cls.translate is Family.translate:
             raise UsageError(f"A {description.family} has one domain; leave --data-b out, or use a cycle recipe.")
-        more = {"other": MODALITIES[other["modality"]](tuple(other["space"]))}
+        more = {"other": MODALITIES[other["modality"]](tuple(other["space"]), **other.get("options", {}))}
     family = cls(modality, options, len(description.classes), augment, networks, **more)
     roles = {name for names in family.players.values() for name in names}
     for name in networks or {}:
@@ -210,7 +213,8 @@ class Model:
         if source is None or self.family.other is None:
             raise UsageError("This model has one domain and cannot translate.")
         raw = raw_items(items, source)
-        return modality_of(self.family, to).array(translate_raw(self.family, torch.from_numpy(raw), to, seed))
+        stored = torch.from_numpy(source.stored(raw))
+        return modality_of(self.family, to).array(translate_raw(self.family, stored, to, seed))
 
     @property
     def domains(self) -> list[str]:
@@ -326,6 +330,8 @@ def save_model(family: Family, description: Description, folder: Path) -> None:
         (part / "README.md").write_text(card(description, family), encoding="utf-8")
         if isinstance(family.modality, Codes):
             family.modality.codec.save(part / "codec")
+        if isinstance(family.modality, Audio):
+            save_tensors(family.modality.vocoder.state_dict(), part / VOCODER)
 
 
 def load(path: str | Path, networks: dict[str, nn.Module] | None = None) -> Model:
@@ -349,8 +355,17 @@ def load(path: str | Path, networks: dict[str, nn.Module] | None = None) -> Mode
         family.load_state_dict(load_tensors(folder / "weights.safetensors") | fresh)
     except RuntimeError as error:
         raise MorphogenError(f"{folder} is damaged: {str(error).splitlines()[-1].strip()}") from None
+    if isinstance(family.modality, Audio):
+        share_vocoder(family, load_tensors(folder / VOCODER))
     precision = choose("float32")  # samples and scores are measured in full precision
     return Model(precision.place(family), description)
+
+
+def share_vocoder(family: Family, weights: dict[str, Tensor]) -> None:
+    """Give the sound modality of a family, or both, the vocoder with these weights."""
+    for modality in (family.modality, family.other):
+        if modality is not None:
+            modality.vocoder.load_state_dict(weights)
 
 
 def weights_hash(model: Model) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from morphogen.api import read_for
 from morphogen.data import Dataset
+from morphogen.data.audio import Span, joined
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.model import Model
 
@@ -23,17 +24,26 @@ SHEET_COLUMNS = 10  # items in a row of FILE.png
 
 
 def write_items(
-    model: Model, items: np.ndarray, out: Path, names: Sequence[str] | None = None, modality: Any = None
-) -> None:
-    """Items in .npy layout → FILE.npy, FILE.gif, FILE.png (one sheet of all items, in rows), or a folder of files,
-    numbered or named like their sources."""
+    model: Model, items: np.ndarray, out: Path, names: Sequence[str] | None = None, modality: Any = None,
+    spans: Sequence[Span] = (),
+) -> None:  # fmt: skip
+    """Items in .npy layout → FILE.npy, FILE.gif, FILE.png (one sheet of all items, in rows), FILE.wav (sounds one after
+    another), or a folder of files, numbered or named like their sources.
+
+    spans: of windows of recordings, what makes whole recordings of them again.
+    """
     if out.suffix == ".npy":
         write_arrays(out, {"items": items})
         return
     modality = modality or model.modality
     raw = modality.raw(items)
-    if out.suffix in (".gif", ".png"):
+    if out.suffix in (".gif", ".png", ".wav"):
         out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".wav":
+            if modality.name != "audio":
+                raise UsageError("FILE.wav is for sounds; this model makes none.")
+            modality.sequence(raw, out)
+            return
         if out.suffix == ".gif":
             modality.animate(raw, out)
         else:
@@ -45,6 +55,8 @@ def write_items(
         while (out / f"{stale:06d}{suffix}").exists():  # the tail of a longer output that this one overwrites
             (out / f"{stale:06d}{suffix}").unlink()
             stale += 1
+    if spans and names is not None:
+        names, raw = whole_recordings(names, modality.array(raw), spans, modality)
     stems = Counter(str(Path(name).with_suffix("")) for name in names)
     for item, name in zip(raw, names, strict=True):
         alone = stems[str(Path(name).with_suffix(""))] == 1  # a.jpg and a.png in one folder keep their suffixes
@@ -53,10 +65,22 @@ def write_items(
         modality.save(item, path)
 
 
+def whole_recordings(
+    names: Sequence[str], windows: np.ndarray, spans: Sequence[Span], modality: Any
+) -> tuple[list[str], list[np.ndarray]]:
+    """(name, int16 (C, length)) of each recording that windows (N, T) or (N, T, C), in order, are parts of."""
+    found: dict[int, list[int]] = {}
+    for row, span in enumerate(spans):
+        found.setdefault(span.recording, []).append(row)
+    wave = lambda row: windows[row][None] if windows.ndim == 2 else windows[row].T
+    whole = [joined([wave(row) for row in rows], [spans[row] for row in rows]) for rows in found.values()]
+    return [names[rows[0]] for rows in found.values()], [np.rint(w * 32767).astype(np.int16) for w in whole]
+
+
 def check_out(out: Path) -> None:
-    """Refuse an --out that is neither a folder, FILE.npy, FILE.gif nor FILE.png, before any work is done."""
-    if out.suffix in (".jpg", ".jpeg", ".npz", ".txt", ".csv", ".wav"):
-        raise UsageError(f"--out takes a folder, FILE.npy, FILE.png or FILE.gif, not {out.name}.")
+    """Refuse an --out that is neither a folder, FILE.npy, FILE.gif, FILE.png nor FILE.wav, before any work is done."""
+    if out.suffix in (".jpg", ".jpeg", ".npz", ".txt", ".csv"):
+        raise UsageError(f"--out takes a folder, FILE.npy, FILE.png, FILE.gif or FILE.wav, not {out.name}.")
 
 
 def attributes_of(settings: Sequence[str] | None) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from morphogen.config import AugmentConfig, Config, DataConfig, PlayerConfig, TermConfig, TrainConfig
+from morphogen.config import AugmentConfig, Config, DataConfig, Kind, PlayerConfig, TermConfig, TrainConfig
 
 
 def gan_image() -> Config:
@@ -217,6 +217,43 @@ def cyclevae_image() -> Config:
     )
 
 
+SOUND_POLICY: list[Kind] = ["gain", "shift", "stretch", "noise", "masks"]
+
+
+def gan_audio() -> Config:
+    """A GAN on recordings: that of pictures, on spectrograms, with a vocoder trained before it on the same recordings.
+
+    `--set data.label=NAME` conditions it, with sub-folders or `--set data.label_pattern='{digit}_{speaker}_{take}'`.
+    """
+    config = gan_image()
+    config.recipe, config.modality, config.data.source = "gan-audio", "audio", "builtin:tones"
+    config.augment = AugmentConfig(policy=SOUND_POLICY)
+    return config
+
+
+def vae_audio() -> Config:
+    """A VAE on recordings: that of pictures, on spectrograms, with a vocoder trained before it."""
+    config = vae_image()
+    config.recipe, config.modality, config.data.source = "vae-audio", "audio", "builtin:tones"
+    return config
+
+
+def cyclegan_audio() -> Config:
+    """A cycle GAN on recordings: `--data A --data-b B` for two speakers or instruments, without parallel takes."""
+    config = cyclegan_image()
+    config.recipe, config.modality, config.data.source = "cyclegan-audio", "audio", "builtin:tones"
+    config.augment = AugmentConfig(mode="off", policy=SOUND_POLICY)
+    return config
+
+
+def cyclevae_audio() -> Config:
+    """A cycle VAE on recordings: with `--set data.label=speaker` every speaker is a domain, and one model converts each
+    to all others."""
+    config = cyclevae_image()
+    config.recipe, config.modality, config.data.source = "cyclevae-audio", "audio", "builtin:tones"
+    return config
+
+
 def vae_binary() -> Config:
     """A ladder VAE on black-and-white pictures, for likelihood: grey levels are read as probabilities of white."""
     network = {"kind": "ladder", "width": 32, "most": 64}
@@ -247,4 +284,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "cyclevae-image": cyclevae_image,
     "vae-image": vae_image,
     "vae-binary": vae_binary,
+    "gan-audio": gan_audio,
+    "vae-audio": vae_audio,
+    "cyclegan-audio": cyclegan_audio,
+    "cyclevae-audio": cyclevae_audio,
 }

@@ -13,6 +13,7 @@ from morphogen.data.images import BadItem
 from morphogen.data.sources import Source, row_keys
 
 _CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
+_OTHERS = {1: lambda shape: "points", 2: lambda shape: f"{shape[1]} of sound"}
 _TOP_SIZES, _TOP_LABELS, _EXAMPLES = 10, 50, 20
 
 
@@ -21,7 +22,7 @@ def check_source(source: Source) -> dict[str, Any]:
 
     source, kind: what was opened. total, good, bad: numbers of items.
     sizes: {"height" and "width": {"min", "median", "max"}, "common": [[H, W, count], …]}; {"dimensions": D} for points.
-    channels: {"grey" | "RGB" | "RGBA" | "points": count}.
+    channels: {"grey" | "RGB" | "RGBA" | "points" | "1 of sound": count}; of recordings sizes are {"samples": …}.
     labels: attribute → {"distinct", "counts": {value: count} of the 50 most frequent}, over the good items.
     duplicates: {"groups", "items": copies beyond the first in each, "examples": [[name, …], …]}, of equal pixels.
     constant: number of items that are a single value throughout. bad_files: [[absolute path, reason], …].
@@ -74,6 +75,9 @@ def _sizes(shapes: "Counter[tuple[int, ...]]") -> dict[str, Any]:
     if len(next(iter(shapes))) == 1:
         return {"dimensions": next(iter(shapes))[0]}
     table: dict[str, Any] = {}
+    if len(next(iter(shapes))) == 2:
+        lengths = np.repeat([shape[0] for shape in shapes], list(shapes.values()))
+        return {"samples": {"min": int(lengths.min()), "median": float(np.median(lengths)), "max": int(lengths.max())}}
     for axis, name in enumerate(("height", "width")):
         sides = np.repeat([shape[axis] for shape in shapes], list(shapes.values()))
         table[name] = {"min": int(sides.min()), "median": float(np.median(sides)), "max": int(sides.max())}
@@ -86,7 +90,7 @@ def _sizes(shapes: "Counter[tuple[int, ...]]") -> dict[str, Any]:
 def _channels(shapes: "Counter[tuple[int, ...]]") -> dict[str, int]:
     counts: Counter[str] = Counter()
     for shape, count in shapes.items():
-        counts[_CHANNELS[shape[2]] if len(shape) == 3 else "points"] += count
+        counts[_CHANNELS[shape[2]] if len(shape) == 3 else _OTHERS[len(shape)](shape)] += count
     return dict(counts)
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from morphogen.data.audio import Span
 from morphogen.data.images import FITS, BadItem, default_size, fit_image, parse_size, to_channels
 from morphogen.data.sampler import split_indices
 from morphogen.data.sources import Source, row_keys
@@ -35,7 +36,8 @@ class Dataset:
     """Items ready for training, all of one shape.
 
     data: uint8 (N, C, H, W), in memory or a read-only np.memmap; or float32 (N, D) points.
-    names (N): as in the source. labels: attribute → str array (N,). space: image or points.
+    names (N): as in the source. labels: attribute → str array (N,). space: image, points or audio.
+    rate, spans: of windows of recordings, int16 (N, C, T): their rate in Hz, and where each (N) lies.
     skipped: (absolute path, reason) of each item that could not be read; a subset keeps the whole list.
     """
 
@@ -45,6 +47,8 @@ class Dataset:
     skipped: list[tuple[str, str]]
     spec: str
     space: str
+    rate: int = 0
+    spans: list[Span] = field(default_factory=list, repr=False)
     _fingerprint: str = field(default="", init=False, repr=False)
 
     def __len__(self) -> int:
@@ -67,6 +71,8 @@ class Dataset:
             skipped=self.skipped,
             spec=self.spec,
             space=self.space,
+            rate=self.rate,
+            spans=[self.spans[i] for i in rows] if self.spans else [],
         )
 
     def joined(self, other: "Dataset") -> "Dataset":
@@ -79,7 +85,16 @@ class Dataset:
             skipped=self.skipped + other.skipped,
             spec=f"{self.spec} and {other.spec}",
             space=self.space,
+            rate=self.rate,
         )
+
+    def keys(self) -> list[object]:
+        """What must not be parted, by row: equal items, and windows of one recording."""
+        keys: list[object] = list(row_keys(np.asarray(self.data)))
+        first = {}
+        for key, span in zip(keys, self.spans, strict=False):
+            first.setdefault(span.recording, key)
+        return [first[span.recording] for span in self.spans] or keys
 
     def fingerprint(self) -> str:
         """16 hex digits of the sha256 over shape, content and labels; names and place on disk do not matter."""
@@ -131,7 +146,7 @@ def prepare(
     if reason:
         raise MorphogenError(reason)
     if not len(data):
-        raise MorphogenError(_nothing(source))
+        raise MorphogenError(nothing_in(source))
     return _dataset(source, data, bad)
 
 
@@ -170,7 +185,7 @@ def split(
     whose values must be trained on; rare ones are then not held out. Raises MorphogenError when all items are
     identical, or nothing is left to hold out.
     """
-    train, heldout = split_indices(row_keys(np.asarray(dataset.data)), fraction, seed, most)
+    train, heldout = split_indices(dataset.keys(), fraction, seed, most)
     if label is not None:
         column = dataset.labels[label]
         rare = ~np.isin(column[heldout], column[train])
@@ -212,7 +227,7 @@ def _plan(source: Source, size: tuple[int, int] | None, fit: str, channels: int 
     if size is None or channels is None:
         shapes = _shapes(source)
         if not shapes:
-            raise MorphogenError(_nothing(source))
+            raise MorphogenError(nothing_in(source))
         size = size or default_size(shapes)
         channels = channels or (1 if all(shape[2] == 1 for shape in shapes) else 3)
     return _Plan(size, channels, fit)
@@ -231,7 +246,7 @@ def _shapes(source: Source) -> list[tuple[int, ...]]:
     return [found for found in map_ordered(shape, len(source)) if found]
 
 
-def _nothing(source: Source) -> str:
+def nothing_in(source: Source) -> str:
     return f"{source.spec} has no readable item: run `morphogen data check {source.spec}` to see why"
 
 
@@ -316,7 +331,7 @@ def _subset_on_disk(data: np.ndarray, rows: np.ndarray) -> np.ndarray:
     name = getattr(data, "filename", None)
     key = hashlib.sha256(rows.tobytes())
     key.update(str(name).encode() if name else np.ascontiguousarray(data).data)
-    path = (Path(name).parent if name else _cache_folder(None)) / f"subset-{key.hexdigest()[:32]}.bin"
+    path = (Path(name).parent if name else cache_folder(None)) / f"subset-{key.hexdigest()[:32]}.bin"
     if not path.is_file():
         with _atomic(path) as file:
             for i in range(0, len(rows), _BLOCK):
@@ -350,7 +365,7 @@ def _atomic(path: Path) -> Iterator[Any]:
             os.unlink(temporary)
 
 
-def _cache_folder(folder: str | os.PathLike[str] | None) -> Path:
+def cache_folder(folder: str | os.PathLike[str] | None) -> Path:
     return Path(folder or os.environ.get("MORPHOGEN_CACHE") or "~/.cache/morphogen").expanduser()
 
 
@@ -364,4 +379,4 @@ def _cache_path(source: Source, plan: _Plan, folder: str | os.PathLike[str] | No
         digest.update(repr((path, status and (status.st_size, status.st_mtime_ns))).encode())
     digest.update("\0".join(source.names).encode())
     digest.update(repr(sorted(source.bad.items())).encode())
-    return _cache_folder(folder) / f"{digest.hexdigest()[:32]}.bin"
+    return cache_folder(folder) / f"{digest.hexdigest()[:32]}.bin"

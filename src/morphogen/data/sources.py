@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from morphogen.data.arrays import read_array_file
-from morphogen.data.builtin import BUILTINS, GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA
+from morphogen.data.audio import SOUNDS, audio_shape, read_audio
+from morphogen.data.builtin import BUILTINS, GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA, SOUNDING
 from morphogen.data.idx import is_idx_folder, read_part
 from morphogen.data.images import BadItem, image_shape, read_image
 from morphogen.data.sampler import split_indices
@@ -30,7 +31,8 @@ __all__ = ["BUILTINS", "GRID_CENTERS", "GRID_SIGMA", "RING_CENTERS", "RING_SIGMA
 class Source:
     """N items in a fixed order. Made by `open_source`.
 
-    spec: as the user wrote it. kind: folder, idx, array or builtin. space: image or points.
+    spec: as the user wrote it. kind: folder, idx, array or builtin. space: image, points or audio.
+    rate: of built-in sounds, in Hz.
     names (N): relative path with suffix in a folder, else the zero-padded index in the whole file.
     paths (N): absolute path of the file that holds the item, "" for a built-in one.
     labels: attribute → N strings. `bad`: row → reason, for items known to be unusable before they are read.
@@ -43,6 +45,7 @@ class Source:
     paths: list[str]
     labels: dict[str, list[str]]
     bad: dict[int, str] = field(default_factory=dict)
+    rate: int = 0
     # The items of every kind but "folder": item i is _whole[_rows[i]]; the file itself may be mapped, not in memory.
     _whole: np.ndarray | None = field(default=None, repr=False)
     _rows: np.ndarray = field(default_factory=lambda: np.arange(0), repr=False)
@@ -51,21 +54,24 @@ class Source:
         return len(self.names)
 
     def load(self, i: int) -> np.ndarray:
-        """Item i: uint8 (H, W, C) image or float32 (D,) point. Raises BadItem."""
+        """Item i: uint8 (H, W, C) image, float32 (D,) point or float32 (T, C) sound at its own rate. Raises BadItem."""
         if i in self.bad:
             raise BadItem(self.bad[i], self.paths[i])
         if self._whole is None:
-            return read_image(self.paths[i])
+            return read_audio(self.paths[i])[0] if self.space == "audio" else read_image(self.paths[i])
         item = self._whole[self._rows[i]]
         if self.space == "points" and not np.isfinite(item).all():
             raise BadItem("values that are not finite numbers", self.paths[i])
         return item
 
     def shape(self, i: int) -> tuple[int, ...]:
-        """The shape of `load(i)`, without decoding it. Raises BadItem where the header shows that it is bad."""
+        """The shape of `load(i)`, of a sound file with its rate, without decoding it. Raises BadItem where the header
+        shows that it is bad."""
         if i in self.bad:
             raise BadItem(self.bad[i], self.paths[i])
-        return image_shape(self.paths[i]) if self._whole is None else self._whole.shape[1:]
+        if self._whole is not None:
+            return self._whole.shape[1:]
+        return audio_shape(self.paths[i]) if self.space == "audio" else image_shape(self.paths[i])
 
     def block(self, start: int, stop: int) -> np.ndarray | None:
         """Items start … stop-1 in one array, (n, H, W, C) or (n, D); None for a folder. Bad points are not removed."""
@@ -86,6 +92,7 @@ class Source:
             paths=[self.paths[i] for i in rows],
             labels={name: [column[i] for i in rows] for name, column in self.labels.items()},
             bad={new: self.bad[old] for new, old in enumerate(rows) if old in self.bad},
+            rate=self.rate,
             _whole=self._whole,
             _rows=self._rows if self._whole is None else self._rows[np.array(rows, dtype=np.int64)],
         )
@@ -114,12 +121,14 @@ def open_source(spec: str, *, label_pattern: str | None = None) -> Source:
         source, part = _open_folder(path / (part or "train"), spec, label_pattern), None
     elif path.is_dir():
         source = _open_folder(path, spec, label_pattern)
-    elif path.is_file() and path.suffix.lower() in PICTURES:
-        source = Source(spec, "folder", "image", names=[path.name], paths=[str(path)], labels={})
+    elif path.is_file() and path.suffix.lower() in PICTURES | SOUNDS:
+        space = "image" if path.suffix.lower() in PICTURES else "audio"
+        source = Source(spec, "folder", space, names=[path.name], paths=[str(path)], labels={})
     else:
         state = "is not a source" if path.exists() else "does not exist"
         raise UsageError(
-            f"'{base}' {state}: name a folder of images, a picture, an IDX folder, an .npy or .npz file or builtin:NAME"
+            f"'{base}' {state}: name a folder of images or recordings, one of these, an IDX folder, an .npy or .npz "
+            "file or builtin:NAME"
         )
     if not len(source):
         raise UsageError(f"'{spec}' has no items: name a source that has some")
@@ -142,7 +151,10 @@ def _open_builtin(base: str, spec: str) -> Source:
         near = difflib.get_close_matches(name, BUILTINS, n=1)
         hint = f"did you mean builtin:{near[0]}" if near else "there are " + ", ".join(f"builtin:{n}" for n in BUILTINS)
         raise UsageError(f"there is no built-in source '{name}': {hint}")
-    return _from_array(spec, "builtin", "", *BUILTINS[name]())
+    source = _from_array(spec, "builtin", "", *BUILTINS[name]())
+    if name in SOUNDING:
+        source.space, source.rate = "audio", SOUNDING[name]
+    return source
 
 
 def _open_idx(folder: Path, part: str, spec: str) -> Source:
@@ -179,12 +191,19 @@ def _open_folder(root: Path, spec: str, label_pattern: str | None) -> Source:
     return Source(
         spec=spec,
         kind="folder",
-        space="image",
+        space=_kind_of(names),
         names=names,
         paths=[str(root / name) for name in names],
         labels=labels,
         bad={i: "name does not match label_pattern" for i in unmatched},
     )
+
+
+def _kind_of(names: list[str]) -> str:
+    """What a folder holds: recordings, where more of its files are named like these than like pictures."""
+    suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
+    sounds, pictures = (sum(suffixes[s] for s in kind) for kind in (SOUNDS, PICTURES))
+    return "audio" if sounds > pictures else "image"
 
 
 def _list_files(root: Path) -> list[str]:

@@ -6,10 +6,12 @@ that for p < 1 the generator cannot gain by making augmented items. x (B, C, H, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def translation(x: Tensor, u: Tensor) -> Tensor:
@@ -52,7 +54,51 @@ def flip(x: Tensor, u: Tensor) -> Tensor:
     return torch.where((u[0] < 0.5).view(-1, 1, 1, 1), x.flip(3), x)
 
 
-KINDS = {"translation": translation, "cutout": cutout, "color": color, "flip": flip}
+# ---- of sound: x (B, C, M, F) spectrograms on a logarithmic scale, with -1 for silence
+
+SILENCE = -0.99  # at or below, nothing sounds
+NATS = 7.1  # of magnitude in one unit
+
+
+def gain(x: Tensor, u: Tensor) -> Tensor:
+    """Up to 6 dB louder or softer; silence stays."""
+    amount = (u[0] - 0.5).view(-1, 1, 1, 1) * (2 * math.log(2) / NATS)
+    return torch.where(x > SILENCE, x + amount, x)
+
+
+def shift(x: Tensor, u: Tensor) -> Tensor:
+    """Earlier or later by up to an eighth; silence comes in."""
+    return translation(x, torch.stack([torch.full_like(u[0], 0.5), u[1]]))
+
+
+def stretch(x: Tensor, u: Tensor) -> Tensor:
+    """Slower or faster by up to 15 %, about the middle."""
+    rows = torch.zeros(len(x), 2, 3, device=x.device)
+    rows[:, 0, 0], rows[:, 1, 1] = (1.15 ** (2 * u[0] - 1)), 1.0
+    grid = F.affine_grid(rows, list(x.shape), align_corners=False)
+    return F.grid_sample(x.float() + 1, grid, align_corners=False).to(x.dtype) - 1
+
+
+def noise(x: Tensor, u: Tensor) -> Tensor:
+    """A faint hiss: a floor of the same magnitude in every band."""
+    level = (-0.9 + 0.5 * u[0]).view(-1, 1, 1, 1).expand_as(x)
+    return torch.logaddexp(NATS * x, NATS * level.to(x.dtype)) / NATS
+
+
+def masks(x: Tensor, u: Tensor) -> Tensor:
+    """A band of frequencies and a span of time silenced, each an eighth (SpecAugment, Park et al. 2019)."""
+    for axis, start in ((2, u[0]), (3, u[1])):
+        size = x.shape[axis]
+        place = torch.arange(size, device=x.device).view([-1 if k == axis else 1 for k in range(4)])
+        first = (start * size * 7 / 8).view(-1, 1, 1, 1)
+        x = torch.where((place >= first) & (place < first + size / 8), torch.full_like(x, -1.0), x)
+    return x
+
+
+KINDS = {
+    "translation": translation, "cutout": cutout, "color": color, "flip": flip,
+    "gain": gain, "shift": shift, "stretch": stretch, "noise": noise, "masks": masks,
+}  # fmt: skip
 
 
 def augment(x: Tensor, policy: Sequence[str], probability: float, generator: torch.Generator) -> Tensor:

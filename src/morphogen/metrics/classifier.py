@@ -12,6 +12,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,15 +66,16 @@ class ClassifierFeatures:
     def __init__(self, net: ClassifierNet, classes: list[str], accuracy: float, device: str = "cpu"):
         self.net = net.to(device).eval()
         self.classes, self.accuracy, self.device = classes, accuracy, device
+        self.see: Callable[[np.ndarray], np.ndarray] = lambda items: items  # raw items → pictures, where they are none
         self.identity = f"classifier {digest(net.state_dict())} ({100 * accuracy:.1f} % right on held-out data)"
 
     def features(self, items: np.ndarray) -> np.ndarray:
         """float32 (N, 64) from uint8 (N, C, H, W)."""
-        return batched(lambda x: self.net.embedding(self._input(x)), items, self.device)
+        return batched(lambda x: self.net.embedding(self._input(x)), self.see(items), self.device)
 
     def probabilities(self, items: np.ndarray) -> np.ndarray:
         """float32 (N, K), rows sum to 1, columns in the order of `classes`."""
-        return batched(lambda x: self.net(self._input(x)).softmax(dim=1), items, self.device)
+        return batched(lambda x: self.net(self._input(x)).softmax(dim=1), self.see(items), self.device)
 
     def _input(self, x: Tensor) -> Tensor:
         return to_unit(shrink(x, SIDE)).contiguous(memory_format=torch.channels_last)

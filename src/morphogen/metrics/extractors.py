@@ -105,14 +105,25 @@ class SeenAs:
     stretch: uint8 (N, C, H, W) of any space → the space that it knows.
     """
 
-    def __init__(self, extractor: Extractor, stretch: Callable[[np.ndarray], np.ndarray]):
+    def __init__(
+        self, extractor: Extractor, stretch: Callable[[np.ndarray], np.ndarray],
+        how: str = "brought to the other domain's size", whose: str = " of the other domain",
+    ):  # fmt: skip
         self.extractor, self.stretch = extractor, stretch
-        self.name, self.identity = extractor.name, f"{extractor.identity} of the other domain"
-        self.resize = f"brought to the other domain's size, then {extractor.resize}"
+        self.name, self.identity = extractor.name, extractor.identity + whose
+        self.resize = f"{how}, then {extractor.resize}"
 
     def features(self, items: np.ndarray) -> np.ndarray:
         """float32 (N, d) from uint8 (N, C, H, W)."""
         return self.extractor.features(self.stretch(items))
+
+
+def seen_as_pictures(extractor: Extractor, see: Callable[[np.ndarray], np.ndarray]) -> Extractor:
+    """The extractor for items that `see` makes pictures of; a classifier stays one."""
+    if isinstance(extractor, ClassifierFeatures):
+        extractor.see = see
+        return extractor
+    return SeenAs(extractor, see, "seen as a spectrogram", "")
 
 
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
@@ -130,15 +141,22 @@ def choose_extractor(
     seed: int = 0,
     autocast: bool = False,
     device: str = "cpu",
+    see: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Extractor:
     """The extractor that `name` asks for: auto, points, random, classifier, inception:PATH or dinov2:PATH.
 
     "auto" takes Fourier features for points, a classifier where 2 to 1000 labels have 20 training items each on
-    average, and random features otherwise. `fingerprint` names the training data in the classifier's cache.
-    `UsageError` for an unknown name or a classifier without labels; `MorphogenError` for a weights file that does not
-    fit.
+    average, and random features otherwise. `see` brings raw items to pictures, where they are none. `fingerprint`
+    names the training data in the classifier's cache. `UsageError` for an unknown name or a classifier without labels;
+    `MorphogenError` for a weights file that does not fit.
     """
     kind, _, path = name.partition(":")
+    if see is not None:
+        chosen = choose_extractor(
+            name, train_items=see(train_items), train_labels=train_labels, heldout_items=see(heldout_items),
+            heldout_labels=heldout_labels, fingerprint=fingerprint, seed=seed, autocast=autocast, device=device,
+        )  # fmt: skip
+        return seen_as_pictures(chosen, see)
     if kind == "auto":
         kind = _automatic(train_items, train_labels)
     if kind in ("inception", "dinov2"):

@@ -1,9 +1,10 @@
 """Modalities: the edge between raw items and the tensors that families work on."""
 
+from morphogen.modalities.audio import Audio
 from morphogen.modalities.codes import Codes
 from morphogen.modalities.image import Image
 from morphogen.modalities.points import Points
 
-MODALITIES = {"image": Image, "points": Points}  # codes are made of another model: see `Codes`
+MODALITIES = {"audio": Audio, "image": Image, "points": Points}  # codes are made of another model: see `Codes`
 
-__all__ = ["MODALITIES", "Codes", "Image", "Points"]
+__all__ = ["MODALITIES", "Audio", "Codes", "Image", "Points"]

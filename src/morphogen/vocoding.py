@@ -1,0 +1,102 @@
+"""Training the network that turns spectrograms back into sound, before the family's own training.
+
+The result depends on the recordings and the settings alone; it is kept in the cache and in the run folder.
+
+Shapes: N windows · C channels · T samples · F frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from morphogen.config import VocoderConfig
+from morphogen.data.dataset import cache_folder
+from morphogen.modalities.audio import Audio
+from morphogen.nets import initialise
+from morphogen.objectives.spectral import multi_resolution_distance
+from morphogen.precision import Precision
+from morphogen.run import load_tensors, save_tensors
+
+VERSION = 1  # part of the cache's key; raise it when the training changes
+FRAMES = 32  # of a training window
+WARMUP = 0.1  # share of the steps in which the learning rate rises
+
+
+def loudest_of(modality: Audio, waves: np.ndarray) -> float:
+    """The log mel magnitude of level 1: a little above the loudest in waves int16 (N, C, T)."""
+    some = torch.from_numpy(np.ascontiguousarray(waves[:: max(1, len(waves) // 500)])).float() / 32767
+    return round(float(modality.analysis(some).max()) + 0.25, 2)
+
+
+def ready_vocoder(
+    modality: Audio, waves: np.ndarray, fingerprint: str, settings: VocoderConfig, precision: Precision, seed: int,
+    kept: Path, note: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Give the modality its trained vocoder: the one `kept` in the run folder, the cache's, or a newly trained one."""
+    about = [VERSION, fingerprint, seed, settings.model_dump(), str(precision.dtype), modality.loudest, *modality.space]
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
+    cached = cache_folder(None) / "vocoders" / f"{key}.safetensors"
+    found = next((path for path in (kept, cached) if path.exists()), None)
+    if found is not None:
+        modality.vocoder.load_state_dict(load_tensors(found))
+    else:
+        begin = time.perf_counter()
+        error = fit_vocoder(modality, waves, settings, precision, seed)
+        note(f"sound is made by a vocoder trained in {time.perf_counter() - begin:.0f} s (spectral error {error:.3g})")
+    for path in (cached, kept):
+        if not path.exists():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_tensors(modality.vocoder.state_dict(), path)
+            except OSError:  # only the next training is slower for it
+                continue
+
+
+def fit_vocoder(
+    modality: Audio, waves: np.ndarray, settings: VocoderConfig, precision: Precision, seed: int
+) -> float:  # fmt: skip
+    """Train the modality's vocoder on waves int16 (N, C, T); returns the last mean spectral error."""
+    vocoder = modality.vocoder.requires_grad_(True).train()
+    initialise(vocoder, seed, "vocoder")
+    precision.place(vocoder)
+    optimizer = torch.optim.AdamW(vocoder.parameters(), lr=settings.lr, betas=(0.8, 0.99), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps, pct_start=WARMUP)
+    n_fft = modality.analysis.n_fft
+    generator, errors = torch.Generator().manual_seed(seed), []
+    for _ in range(settings.steps):
+        wave = _windows(modality, waves, settings.batch_size, generator).to(precision.device)
+        with torch.no_grad():
+            picture = modality.picture(wave).round().clamp(0, 255) / 127.5 - 1
+        with precision.autocast():
+            made = vocoder(picture)
+        lengths = (n_fft // 2, n_fft, 2 * n_fft)
+        error = multi_resolution_distance(made.flatten(0, 1), wave.flatten(0, 1), lengths)
+        optimizer.zero_grad()
+        error.backward()
+        torch.nn.utils.clip_grad_norm_(vocoder.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        errors.append(error.detach())
+    vocoder.requires_grad_(False).eval()
+    return float(torch.stack(errors[-50:]).mean())
+
+
+def _windows(modality: Audio, waves: np.ndarray, count: int, generator: torch.Generator) -> Tensor:
+    """Random cuts (count, C, FRAMES·hop) of waves int16 (N, C, T), in [-1, 1], none without sound; each of its own
+    loudness, so that the vocoder knows faint sounds too."""
+    length = min(modality.samples, FRAMES * modality.hop)
+    rows = torch.randint(len(waves), (3 * count,), generator=generator)
+    starts = torch.randint((modality.samples - length) // modality.hop + 1, (3 * count,), generator=generator)
+    cuts = np.stack([waves[r, :, s : s + length] for r, s in zip(rows.tolist(), (starts * modality.hop).tolist(),
+                                                                 strict=True)])  # fmt: skip
+    sounding = np.argsort(np.abs(cuts).max((1, 2)) < 328, kind="stable")[:count]  # 1 % of full scale
+    gain = torch.exp(-1.5 * torch.rand(count, 1, 1, generator=generator))
+    return torch.from_numpy(cuts[sounding]).float() / 32767 * gain
