@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -96,7 +97,7 @@ def test_too_many_bad_files_stop_with_one_sentence(tmp_path):
 
 def test_numbers_without_a_rate_are_refused_in_a_sentence(tmp_path):
     np.save(tmp_path / "x.npy", np.stack([tone(300, 0.5)] * 40))
-    with pytest.raises(UsageError, match="data.rate"):
+    with pytest.raises(UsageError, match=r"data\.rate"):
         prepare_audio(open_source(str(tmp_path / "x.npy")))
     data = prepare_audio(open_source(str(tmp_path / "x.npy")), rate=RATE)
     assert (len(data), data.rate) == (40, RATE)
@@ -152,7 +153,7 @@ def test_a_little_too_long_gives_the_loudest_part_and_long_ones_are_cut_in_pause
     pieces = cut(long, 1000)
     assert pieces[0][0] == 0
     assert 760 <= pieces[0][1] <= 840
-    assert all(a == b for (_, a), (b, _) in zip(pieces, pieces[1:], strict=False))
+    assert all(a == b for (_, a), (b, _) in itertools.pairwise(pieces))
     assert pieces[-1][1] == 3000
     silent_end = np.concatenate([np.ones((1, 1000)), np.zeros((1, 4000))], 1).astype(np.float32)
     assert all(a < 1000 for a, _ in cut(silent_end, 1000))

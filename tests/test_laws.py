@@ -60,7 +60,13 @@ TWO_DOMAINS = {
 for _family in (*FAMILIES, "cycle_gan two"):
     _members = (TWO_DOMAINS if _family in TWO_DOMAINS else OPTIONS)[_family]
     _members["audio"] = _members["image"]
-OTHERS = {(1, 64, 16): (1, 64, 16), (1, 28, 28): (1, 28, 28), (3, 16, 24): (1, 12, 12), (1, 8, 8): (1, 8, 8), (3, 30, 17): (3, 30, 17)}
+OTHERS = {
+    (1, 64, 16): (1, 64, 16),
+    (1, 28, 28): (1, 28, 28),
+    (3, 16, 24): (1, 12, 12),
+    (1, 8, 8): (1, 8, 8),
+    (3, 30, 17): (3, 30, 17),
+}
 """the space of the first domain → that of the second."""
 MEMBERS = [(f, m, s, k) for f in OPTIONS for m in OPTIONS[f] for s in SPACES[m] for k in (0, 3)
            if (f, k) != ("cycle_vae ladder", 3)]  # fmt: skip  # a ladder's lower codes depend on the domain

@@ -60,7 +60,7 @@ from morphogen.loop import (
 )
 from morphogen.metrics.classifier import SIDE, train_classifier
 from morphogen.metrics.extractors import SeenAs, choose_extractor
-from morphogen.metrics.sound import sound_scores, through_codec
+from morphogen.metrics.sound import Voices, heard_conversions, sound_scores, through_codec
 from morphogen.metrics.toy import mixture_modes
 from morphogen.modalities import Audio, Image
 from morphogen.modalities.codes import codes_of
@@ -83,6 +83,7 @@ from morphogen.vocoding import loudest_of, ready_vocoder
 
 NOISE = "builtin:noise"  # the second domain that is drawn anew at each step
 FITTED = 30_000  # items whose codes a post-hoc prior is fitted to
+MOST_HEARD = 300  # held-out recordings of a domain that are converted to be listened to
 MOST_ATTRIBUTES = 1000  # values of a label of which the model learns where they lie
 
 
@@ -305,9 +306,21 @@ def audio_options(config: Config, data: Data) -> tuple[list[int], dict[str, Any]
     clip, net = clip_of(data.train), config.vocoder
     space = [clip.channels, clip.mels, clip.samples // clip.hop]
     options: dict[str, Any] = {"rate": clip.rate, "samples": clip.samples, "n_fft": clip.n_fft, "hop": clip.hop}
+    if net.source is not None:
+        return space, options | vocoder_of(net.source, space, options)
     options["vocoder"] = {"dim": net.dim, "depth": net.depth, "finer": net.finer}
     waves = data.train.data if data.other is None else data.waves()
     return space, options | {"loudest": loudest_of(Audio(tuple(space), **options), waves)}
+
+
+def vocoder_of(run: str, space: list[int], options: dict[str, Any]) -> dict[str, Any]:
+    """The settings of another model's vocoder; UsageError when it is for another kind of spectrogram."""
+    theirs = read_json(model_folder(run) / "config.json")
+    known = theirs["modality_options"]
+    same = theirs["modality"] == "audio" and theirs["space"][:2] == space[:2]
+    if not same or any(known[key] != options[key] for key in ("rate", "n_fft", "hop")):
+        raise UsageError(f"The vocoder of {run} is for other sound; leave vocoder.source out.")
+    return {key: known[key] for key in ("vocoder", "loudest")}
 
 
 def _other(data: Data, space: list[int], options: dict[str, Any]) -> dict[str, Any]:
@@ -379,8 +392,12 @@ def train(
     check_terms(config, family)
     precision = choose(config.train.precision)
     if isinstance(family.modality, Audio):
-        ready_vocoder(family.modality, items.waves(), str(data_facts(items)), config.vocoder, precision,
-                      config.train.seed, folder.path / VOCODER, display.note)  # fmt: skip
+        kept = [folder.path / VOCODER]
+        kept += [model_folder(config.vocoder.source) / VOCODER] if config.vocoder.source else []
+        ready_vocoder(
+            family.modality, items.waves(), str(data_facts(items)), config.vocoder, precision, config.train.seed, kept,
+            display.note,
+        )  # fmt: skip
         share_vocoder(family, family.modality.vocoder.state_dict())
     let_teach(config, family, items, display)
     if init is not None and not folder.steps_saved():
@@ -456,7 +473,7 @@ def provenance(config: Config, data: Data) -> dict[str, Any]:
         "recipe": config.recipe, "data": config.data.source, "split": data.split, "items": len(data.train),
         "heldout": len(data.heldout), "seed": config.train.seed, "steps": config.train.steps,
         "data_config": config.data.model_dump(mode="json"), "extractor": config.evaluate.extractor,
-        "data_b": config.data_b and config.data_b.model_dump(mode="json"),
+        "content": config.evaluate.content, "data_b": config.data_b and config.data_b.model_dump(mode="json"),
     }  # fmt: skip
 
 
@@ -639,7 +656,10 @@ def evaluate_model(
     """Scores of `count` samples of a model against held-out data, with the row of real data beside; of a VAE also the
     likelihood of `likelihood` = (items, importance samples of each); of two domains those of their translations."""
     if data.other is not None:
-        return evaluate_translations(model, {"a": data, "b": data.other}, extractors, count, seed)
+        result = evaluate_translations(model, {"a": data, "b": data.other}, extractors, count, seed)
+        if isinstance(model.modality, Audio):
+            result["heard"] = heard(model, data, seed)
+        return result
     samples = model.modality.raw(model.sample(count, seed))
     result = evaluate_items(
         samples, data.train.data, data.heldout.data, extractors["a"], seed=seed, split=data.split,
@@ -661,7 +681,43 @@ def evaluate_model(
         result["likelihood"] = likelihood_of(model.family, x, y, likelihood[1], seed, progress)
         if model.family.converts and y is not None:
             result["conversions"] = conversion_scores(model.family, x, y, model.classes, extractors["a"], seed)
+            if isinstance(model.modality, Audio):
+                result["heard"] = heard(model, data, seed)
     return result
+
+
+def heard(model: Model, data: Data, seed: int) -> dict[str, float]:
+    """`heard_conversions` of held-out recordings, each to another domain, with what is said in them where
+    `evaluate.content` names it."""
+    content = model.description.training.get("content") or ""
+    a, b = data, data.other
+
+    def voices(train: bool) -> Voices:
+        sets = [(d.train if train else d.heldout, name) for d, name in ((a, "a"), (b, "b")) if d is not None]
+        rows = [spaced(len(s), len(s) if train else MOST_HEARD) for s, _ in sets]
+        domains = [
+            np.full(len(r), name) if b is not None else np.asarray(s.labels[a.label or JOINED], str)[r]
+            for (s, name), r in zip(sets, rows, strict=True)
+        ]
+        known = all(content in s.labels for s, _ in sets)
+        said = [np.asarray(s.labels[content], str)[r] for (s, _), r in zip(sets, rows, strict=True)] if known else None
+        waves = [s.data[r] for (s, _), r in zip(sets, rows, strict=True)]
+        return Voices(np.concatenate(waves), np.concatenate(domains), None if said is None else np.concatenate(said))
+
+    heldout = voices(False)
+    if b is not None:
+        to = np.where(heldout.domains == "a", "b", "a")
+    else:
+        family: Any = model.family
+        own = torch.tensor([model.classes.index(d) for d in heldout.domains], device=family.device)
+        to = np.asarray(model.classes)[family.others(own, seed).cpu().numpy()]
+    items, converted = model.modality.array(heldout.waves), np.empty_like(heldout.waves)
+    for goal in np.unique(to):
+        converted[to == goal] = model.modality.raw(model.translate(items[to == goal], str(goal), seed))
+    precision = choose()
+    return heard_conversions(
+        model.modality, voices(True), heldout, converted, to, str(data_facts(data)), precision.dtype != torch.float32
+    )
 
 
 def evaluate_translations(

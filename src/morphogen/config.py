@@ -154,6 +154,9 @@ class EvaluateConfig(Section):
     extractor: str = Field(default="auto", description="auto, random, classifier, inception:FILE or dinov2:FILE")
     samples: int = Field(default=2000, ge=16, description="samples scored during training")
     final_samples: int = Field(default=10_000, ge=16, description="samples scored at the end")
+    content: str | None = Field(
+        default=None, description="audio: the attribute that conversions must keep; measured, and not trained on"
+    )
     likelihood_items: int = Field(default=1000, ge=2, description="held-out items whose likelihood is estimated")
     importance_samples: int = Field(default=100, ge=1, description="samples of each for that estimate")
     samplers: list[Literal["gmm", "flow"]] = Field(
@@ -165,7 +168,8 @@ class EvaluateConfig(Section):
 class VocoderConfig(Section):
     """The network that turns spectrograms into sound, trained before the model on the same recordings."""
 
-    steps: int = Field(default=3000, ge=1)
+    source: str | None = Field(default=None, description="RUN whose vocoder to take, such as one of more speakers")
+    steps: int = Field(default=4000, ge=1)
     batch_size: int = Field(default=32, ge=1)
     lr: float = Field(default=2e-3, gt=0)
     dim: int = Field(default=128, ge=8, description="channels")
@@ -302,7 +306,7 @@ def dump_yaml(config: Config) -> str:
 SAFE_TO_CHANGE = {
     "train.steps", "train.epochs", "train.minutes", "train.checkpoint_every", "train.evaluate_every", "train.keep",
     "train.log_every", "train.tensorboard", "evaluate.final_samples", "evaluate.likelihood_items",
-    "evaluate.importance_samples", "evaluate.samplers", "sample.temperature", "sample.truncation",
+    "evaluate.importance_samples", "evaluate.samplers", "evaluate.content", "sample.temperature", "sample.truncation",
 }  # fmt: skip
 
 

@@ -164,6 +164,17 @@ def likelihood_lines(result: dict[str, Any]) -> list[str]:
     if "conversions" in result:
         told = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in result["conversions"].items())
         lines.append(f"conversions of held-out items: {told}")
+    if "heard" in result:
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in result["heard"].items())
+        lines.append(f"conversions as they are heard: {told}")
+    if "sound" in result:
+        sound, codec = result["sound"], result["sound"]["codec"]
+        lines.append(
+            f"the codec alone: STFT distance {codec['multi_resolution_stft']:.3g}, mel {codec['mel_db']:.3g} dB, STOI "
+            f"{codec['stoi']:.3g}; nearest training recording: {sound['samples']['nearest']:.3g} (held-out "
+            f"{sound['held-out']['nearest']:.3g})"
+        )
+        lines += result["warnings"]
     if "priors" in result:
         scores = ", ".join(f"{name} FID {v['fid']:.3g}" for name, v in result["priors"].items())
         lines.append(f"priors by held-out score: {scores}")

@@ -25,7 +25,8 @@ from morphogen.objectives.spectral import multi_resolution_distance
 from morphogen.precision import Precision
 from morphogen.run import load_tensors, save_tensors
 
-VERSION = 1  # part of the cache's key; raise it when the training changes
+MEL = 1.0  # weight of the mean |difference| of log mel magnitudes, in nats
+VERSION = 2  # part of the cache's key; raise it when the training changes
 FRAMES = 32  # of a training window
 WARMUP = 0.1  # share of the steps in which the learning rate rises
 
@@ -38,20 +39,21 @@ def loudest_of(modality: Audio, waves: np.ndarray) -> float:
 
 def ready_vocoder(
     modality: Audio, waves: np.ndarray, fingerprint: str, settings: VocoderConfig, precision: Precision, seed: int,
-    kept: Path, note: Callable[[str], None],
+    kept: list[Path], note: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Give the modality its trained vocoder: the one `kept` in the run folder, the cache's, or a newly trained one."""
+    """Give the modality its trained vocoder: the first of `kept` that exists, the cache's, or a newly trained one; and
+    keep it under the first name."""
     about = [VERSION, fingerprint, seed, settings.model_dump(), str(precision.dtype), modality.loudest, *modality.space]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
     cached = cache_folder(None) / "vocoders" / f"{key}.safetensors"
-    found = next((path for path in (kept, cached) if path.exists()), None)
+    found = next((path for path in (*kept, cached) if path.exists()), None)
     if found is not None:
         modality.vocoder.load_state_dict(load_tensors(found))
     else:
         begin = time.perf_counter()
         error = fit_vocoder(modality, waves, settings, precision, seed)
         note(f"sound is made by a vocoder trained in {time.perf_counter() - begin:.0f} s (spectral error {error:.3g})")
-    for path in (cached, kept):
+    for path in (kept[0], *([] if settings.source else [cached])):
         if not path.exists():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,8 +81,9 @@ def fit_vocoder(
             made = vocoder(picture)
         lengths = (n_fft // 2, n_fft, 2 * n_fft)
         error = multi_resolution_distance(made.flatten(0, 1), wave.flatten(0, 1), lengths)
+        heard = [modality.analysis(w).clamp_min(modality.quietest) for w in (made, wave)]
         optimizer.zero_grad()
-        error.backward()
+        (error + MEL * (heard[0] - heard[1]).abs().mean()).backward()
         torch.nn.utils.clip_grad_norm_(vocoder.parameters(), 1.0)
         optimizer.step()
         schedule.step()

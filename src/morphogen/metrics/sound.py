@@ -7,11 +7,14 @@ Shapes: N items · C channels · T samples (int16) · M mel bands · F frames ·
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from morphogen.metrics.classifier import train_classifier
 from morphogen.metrics.distances import draw
 from morphogen.metrics.extractors import Extractor
 from morphogen.objectives.spectral import magnitudes, multi_resolution_distance
@@ -122,6 +125,63 @@ def mel_cepstral_distortion(a: np.ndarray, b: np.ndarray) -> float:
 
 
 Moments = tuple[np.ndarray, np.ndarray]  # mean and deviation, each (K,)
+
+
+@dataclass
+class Voices:
+    """Recordings int16 (N, C, T) with their domains (N,) and, where these are known, what is said in them (N,)."""
+
+    waves: np.ndarray
+    domains: np.ndarray
+    contents: np.ndarray | None
+
+
+def heard_conversions(
+    modality: Any, train: Voices, heldout: Voices, converted: np.ndarray, to: np.ndarray, fingerprint: str,
+    autocast: bool,
+) -> dict[str, float]:  # fmt: skip
+    """What classifiers of training recordings hear in held-out ones that were `converted` (N, C, T) to domains `to`
+    (N,), and how far these are from what the target says itself.
+
+    domain_right       share heard in the wanted domain
+    content_kept       share whose content is heard as before
+    mcd_db             mel-cepstral distortion to the nearest held-out recording of the target with that content; with
+                       '_unconverted' and '_mean_variance_matched' that of the plainest alternatives
+    """
+
+    def share_heard(labels: Callable[[Voices], np.ndarray], wanted: np.ndarray) -> float:
+        judge = train_classifier(
+            modality.stored(train.waves), labels(train), modality.stored(heldout.waves), labels(heldout),
+            fingerprint=fingerprint, autocast=autocast,
+        )  # fmt: skip
+        seen = judge.probabilities(modality.stored(converted)).argmax(1)
+        return float((np.asarray(judge.classes)[seen] == wanted).mean())
+
+    found = {"domain_right": share_heard(lambda voices: voices.domains, to)}
+    if heldout.contents is None or train.contents is None:
+        return found
+    found["content_kept"] = share_heard(lambda voices: np.asarray(voices.contents), heldout.contents)
+    return found | _distortions(modality, train, heldout, converted, to)
+
+
+def _distortions(
+    modality: Any, train: Voices, heldout: Voices, converted: np.ndarray, to: np.ndarray
+) -> dict[str, float]:
+    assert heldout.contents is not None
+    bank = [cepstra(modality, wave) for wave in heldout.waves]
+    moments: dict[str, Moments] = {}
+    for domain in np.unique(train.domains):
+        all_of_one = np.concatenate([cepstra(modality, w) for w in train.waves[train.domains == domain][:100]])
+        moments[domain] = all_of_one.mean(0), all_of_one.std(0) + 1e-8
+    rows: dict[str, list[float]] = {"mcd_db": [], "mcd_db_unconverted": [], "mcd_db_mean_variance_matched": []}
+    for i, goal in enumerate(to):
+        there = np.flatnonzero((heldout.domains == goal) & (heldout.contents == heldout.contents[i]))
+        if not len(there) or heldout.domains[i] == goal:
+            continue
+        plain = matched(bank[i], moments[heldout.domains[i]], moments[goal])
+        for name, found in zip(rows, (cepstra(modality, converted[i]), bank[i], plain), strict=True):
+            rows[name].append(min(mel_cepstral_distortion(found, bank[k]) for k in there))
+    return {name: float(np.mean(values)) for name, values in rows.items() if values}
 
 
 def matched(cepstrum: np.ndarray, source: Moments, target: Moments) -> np.ndarray:

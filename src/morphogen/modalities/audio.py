@@ -21,6 +21,7 @@ from morphogen.modalities.image import Image
 from morphogen.nets.vocoder import FLOOR, Analysis, Vocoder
 
 LOUDEST = 5.0  # log of mel magnitude that stands for 1, where the data do not say
+RANGE = 9.0  # nats (78 dB) from there down to -1: fainter than that beside it is not heard
 FADE = 0.004  # seconds at both ends in which a sound comes and goes, so that nothing clicks
 GAP = 0.15  # seconds between sounds in one file
 QUIET = 4  # of 256 levels: a frame that is nowhere above is silence
@@ -43,7 +44,7 @@ class Audio:
     ):  # fmt: skip
         self.space, self.rate, self.samples, self.loudest = tuple(space), rate, samples, loudest
         self.pictures = Image(self.space)
-        self.hop, self.quietest = hop, math.log(FLOOR)
+        self.hop, self.quietest = hop, max(math.log(FLOOR), loudest - RANGE)
         self.analysis = Analysis(rate, n_fft, hop, space[1])
         self.vocoder = Vocoder(space[0], space[1], n_fft, hop, **(vocoder or {})).eval().requires_grad_(False)
 
