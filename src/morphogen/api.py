@@ -71,7 +71,6 @@ from morphogen.model import (
     build_family,
     load,
     save_model,
-    share_vocoder,
     start_from,
     weights_hash,
 )
@@ -398,7 +397,6 @@ def train(
             family.modality, items.waves(), str(data_facts(items)), config.vocoder, precision, config.train.seed, kept,
             display.note,
         )  # fmt: skip
-        share_vocoder(family, family.modality.vocoder.state_dict())
     let_teach(config, family, items, display)
     if init is not None and not folder.steps_saved():
         copied, total = start_from(family, init)

@@ -80,6 +80,8 @@ def build_family(
         if cls.translate is Family.translate:
             raise UsageError(f"A {description.family} has one domain; leave --data-b out, or use a cycle recipe.")
         more = {"other": MODALITIES[other["modality"]](tuple(other["space"]), **other.get("options", {}))}
+        if isinstance(modality, Audio):  # one network makes the sound of both domains
+            more["other"].vocoder = modality.vocoder
     family = cls(modality, options, len(description.classes), augment, networks, **more)
     roles = {name for names in family.players.values() for name in names}
     for name in networks or {}:
@@ -356,16 +358,9 @@ def load(path: str | Path, networks: dict[str, nn.Module] | None = None) -> Mode
     except RuntimeError as error:
         raise MorphogenError(f"{folder} is damaged: {str(error).splitlines()[-1].strip()}") from None
     if isinstance(family.modality, Audio):
-        share_vocoder(family, load_tensors(folder / VOCODER))
+        family.modality.vocoder.load_state_dict(load_tensors(folder / VOCODER))
     precision = choose("float32")  # samples and scores are measured in full precision
     return Model(precision.place(family), description)
-
-
-def share_vocoder(family: Family, weights: dict[str, Tensor]) -> None:
-    """Give the sound modality of a family, or both, the vocoder with these weights."""
-    for modality in (family.modality, family.other):
-        if modality is not None:
-            modality.vocoder.load_state_dict(weights)
 
 
 def weights_hash(model: Model) -> str:

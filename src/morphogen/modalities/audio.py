@@ -25,7 +25,7 @@ RANGE = 9.0  # nats (78 dB) from there down to -1: fainter than that beside it i
 FADE = 0.004  # seconds at both ends in which a sound comes and goes, so that nothing clicks
 GAP = 0.15  # seconds between sounds in one file
 QUIET = 4  # of 256 levels: a frame that is nowhere above is silence
-_BLOCK = 200
+_BLOCK = 100
 
 
 class Audio:
@@ -73,11 +73,17 @@ class Audio:
     def decode(self, x: Tensor) -> np.ndarray:
         """float (B, C, M, F) in [-1, 1] → int16 (B, C, T): through the vocoder, with no click at the ends and no
         clipping; frames without sound are digital silence."""
-        self.vocoder.to(x.device)
-        waves = [self._wave(part) for part in x.float().clamp(-1, 1).split(_BLOCK)]
+        waves = [self._full(part) for part in x.float().clamp(-1, 1).split(_BLOCK)]
         return (torch.cat(waves) * 32767).round().to(torch.int16).cpu().numpy()
 
-    def _wave(self, x: Tensor) -> Tensor:
+    def _full(self, x: Tensor) -> Tensor:
+        """`wave` computed for a whole block: a sound must not depend on how many come with it."""
+        padding = (0, 0) * (x.dim() - 1) + (0, _BLOCK - len(x))
+        return self.wave(torch.nn.functional.pad(x, padding))[: len(x)]
+
+    def wave(self, x: Tensor) -> Tensor:
+        """float (B, C, M, F) in [-1, 1] → waves (B, C, T) in [-1, 1], as `decode` makes them."""
+        self.vocoder.to(x.device)
         level = ((x + 1) * 127.5).round()
         sounding = (level.amax((1, 2)) > QUIET).float()[:, None]  # (B, 1, F)
         gate = torch.nn.functional.interpolate(sounding, scale_factor=self.hop, mode="linear")
