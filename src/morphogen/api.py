@@ -390,12 +390,13 @@ def train(
     family = build_family(description, config.augment, networks, config.train.seed, items.codec)
     check_terms(config, family)
     precision = choose(config.train.precision)
+    spent = 0.0
     if isinstance(family.modality, Audio):
         kept = [folder.path / VOCODER]
         kept += [model_folder(config.vocoder.source) / VOCODER] if config.vocoder.source else []
-        ready_vocoder(
+        spent = ready_vocoder(
             family.modality, items.waves(), str(data_facts(items)), config.vocoder, precision, config.train.seed, kept,
-            display.note,
+            display.note, config.train.minutes,
         )  # fmt: skip
     let_teach(config, family, items, display)
     if init is not None and not folder.steps_saved():
@@ -425,7 +426,7 @@ def train(
         )  # fmt: skip
 
     if config.train.steps is None:
-        config.train.steps = decide_steps(config, len(items.train), lambda: trainer(copy.deepcopy(family)))
+        config.train.steps = decide_steps(config, len(items.train), lambda: trainer(copy.deepcopy(family)), spent)
         display.note(f"{config.train.steps} steps")
     write_text(folder.config, dump_yaml(config))
     write_json(folder.facts, facts)
@@ -491,10 +492,10 @@ def check_facts(folder: RunFolder, facts: dict[str, Any], going_on: bool) -> Non
         raise MorphogenError(f"The data have changed since {folder.path} began; restore them or use another --out.")
 
 
-def decide_steps(config: Config, items: int, trial: Callable[[], Trainer]) -> int:
-    """The number of steps: from minutes by a short trial, else from epochs, else 10,000."""
+def decide_steps(config: Config, items: int, trial: Callable[[], Trainer], spent: float = 0.0) -> int:
+    """The number of steps: from minutes, less those spent already, by a short trial, else from epochs, else 10,000."""
     if config.train.minutes is not None:
-        return steps_for_minutes(trial(), config.train.minutes)
+        return steps_for_minutes(trial(), max(0.1 * config.train.minutes, config.train.minutes - spent))
     if config.train.epochs is not None:
         return max(1, round(config.train.epochs * items / config.train.batch_size))
     return 10_000

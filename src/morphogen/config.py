@@ -306,7 +306,8 @@ def dump_yaml(config: Config) -> str:
 SAFE_TO_CHANGE = {
     "train.steps", "train.epochs", "train.minutes", "train.checkpoint_every", "train.evaluate_every", "train.keep",
     "train.log_every", "train.tensorboard", "evaluate.final_samples", "evaluate.likelihood_items",
-    "evaluate.importance_samples", "evaluate.samplers", "evaluate.content", "sample.temperature", "sample.truncation",
+    "evaluate.importance_samples", "evaluate.samplers", "evaluate.content",
+    "vocoder.steps", "sample.temperature", "sample.truncation",
 }  # fmt: skip
 
 

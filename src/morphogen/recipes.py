@@ -243,6 +243,7 @@ def cyclegan_audio() -> Config:
     config = cyclegan_image()
     config.recipe, config.modality, config.data.source = "cyclegan-audio", "audio", "builtin:tones"
     config.augment = AugmentConfig(mode="off", policy=SOUND_POLICY)
+    config.train.batch_size = 16
     return config
 
 
@@ -251,6 +252,14 @@ def cyclevae_audio() -> Config:
     to all others."""
     config = cyclevae_image()
     config.recipe, config.modality, config.data.source = "cyclevae-audio", "audio", "builtin:tones"
+    config.model |= {
+        "latent_dim": 16,
+        "scale": 1.6,  # five times the numbers of a digit's picture in an item: the same balance with the other terms
+        "encoder": {"kind": "conv", "width": 16, "features": 128},
+        "decoder": {"kind": "conv", "width": 32},
+        "critic": {"kind": "conv", "width": 24},
+    }
+    config.train.batch_size = 32
     return config
 
 

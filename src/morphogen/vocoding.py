@@ -28,6 +28,7 @@ from morphogen.run import load_tensors, save_tensors
 MEL = 1.0  # weight of the mean |difference| of log mel magnitudes, in nats
 VERSION = 2  # part of the cache's key; raise it when the training changes
 FRAMES = 32  # of a training window
+SHARE, TRIAL = 0.25, 20  # of the minutes; steps of a trial
 WARMUP = 0.1  # share of the steps in which the learning rate rises
 
 
@@ -39,10 +40,16 @@ def loudest_of(modality: Audio, waves: np.ndarray) -> float:
 
 def ready_vocoder(
     modality: Audio, waves: np.ndarray, fingerprint: str, settings: VocoderConfig, precision: Precision, seed: int,
-    kept: list[Path], note: Callable[[str], None],
-) -> None:  # fmt: skip
+    kept: list[Path], note: Callable[[str], None], minutes: float | None = None,
+) -> float:  # fmt: skip
     """Give the modality its trained vocoder: the first of `kept` that exists, the cache's, or a newly trained one; and
-    keep it under the first name."""
+    keep it under the first name. Returns the minutes that it took.
+
+    minutes: of the whole training, of which the vocoder may take a quarter; its steps are then set to that.
+    """
+    begin = time.perf_counter()
+    if minutes is not None and not any(path.exists() for path in kept):
+        settings.steps = min(settings.steps, steps_in(modality, waves, settings, precision, SHARE * minutes))
     about = [VERSION, fingerprint, seed, settings.model_dump(), str(precision.dtype), modality.loudest, *modality.space]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
     cached = cache_folder(None) / "vocoders" / f"{key}.safetensors"
@@ -50,7 +57,6 @@ def ready_vocoder(
     if found is not None:
         modality.vocoder.load_state_dict(load_tensors(found))
     else:
-        begin = time.perf_counter()
         error = fit_vocoder(modality, waves, settings, precision, seed)
         note(f"sound is made by a vocoder trained in {time.perf_counter() - begin:.0f} s (spectral error {error:.3g})")
     for path in (kept[0], *([] if settings.source else [cached])):
@@ -60,6 +66,17 @@ def ready_vocoder(
                 save_tensors(modality.vocoder.state_dict(), path)
             except OSError:  # only the next training is slower for it
                 continue
+    return (time.perf_counter() - begin) / 60
+
+
+def steps_in(
+    modality: Audio, waves: np.ndarray, settings: VocoderConfig, precision: Precision, minutes: float
+) -> int:  # fmt: skip
+    """How many steps fit into `minutes`, by the speed of a few that are thrown away."""
+    fit_vocoder(modality, waves, settings.model_copy(update={"steps": TRIAL // 4}), precision, 0)  # to warm up
+    begin = time.perf_counter()
+    fit_vocoder(modality, waves, settings.model_copy(update={"steps": TRIAL}), precision, 0)
+    return max(TRIAL, int(60 * minutes * TRIAL / (time.perf_counter() - begin)))
 
 
 def fit_vocoder(
