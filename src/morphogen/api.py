@@ -41,7 +41,8 @@ from morphogen.evaluation import (
     evaluate_items,
     likelihood_of,
 )
-from morphogen.families import Family
+from morphogen.data.text import unpacked
+from morphogen.families import FAMILIES, Family
 from morphogen.families.cycle_gan import CycleGAN
 from morphogen.families.vae import VAE
 from morphogen.health import cycle_warnings
@@ -61,11 +62,13 @@ from morphogen.metrics.extractors import SeenAs, choose_extractor
 from morphogen.metrics.toy import mixture_modes
 from morphogen.modalities import Image
 from morphogen.modalities.codes import codes_of
+from morphogen.modalities.text import text_options
 from morphogen.model import Description, Model, build_family, load, save_model, start_from, weights_hash
 from morphogen.posthoc import candidates, top_codes
 from morphogen.precision import choose
 from morphogen.recipes import RECIPES
 from morphogen.run import RunFolder, model_folder, read_json, write_json, write_text
+from morphogen.texts import add_text, train_codec, train_language_model
 
 NOISE = "builtin:noise"  # the second domain that is drawn anew at each step
 FITTED = 30_000  # items whose codes a post-hoc prior is fitted to
@@ -139,7 +142,11 @@ def resolve_config(recipe: str, settings: Sequence[str] = (), **given: Any) -> C
 
 def load_data(config: Config) -> Data:
     """Read, fit and split the items that the config names; unreadable ones are listed in `.train.skipped`."""
-    data = _domain(config.data, config.train.seed)
+    how = config.data
+    if config.codec is not None and how.length is None:  # text is brought to the codec's width
+        space = load(config.codec).modality.item_space
+        how = how.model_copy(update={"length": space[0]}) if len(space) == 1 else how
+    data = _domain(how, config.train.seed)
     data.codec = load_codec(config, data.train.item_shape)
     if config.family == "cycle_vae" and config.data_b is not None:
         return _joined(data, config)
@@ -166,11 +173,15 @@ def _joined(a: Data, config: Config) -> Data:
 
 def _domain(d: DataConfig, seed: int) -> Data:
     """The items of one domain."""
-    source = open_source(d.source, label_pattern=d.label_pattern)
-    dataset = prepare(source, size=parse_size(d.size), fit=d.fit, channels=d.channels, max_bad=d.max_bad)
+    source = open_source(d.source, label_pattern=d.label_pattern, split=d.split)
+    dataset = prepare(
+        source, size=parse_size(d.size), fit=d.fit, channels=d.channels, max_bad=d.max_bad, length=d.length
+    )
     classes = _classes(dataset, d.label)
     if d.heldout:
-        train, heldout = dataset, _fitted(d.heldout, dataset.item_shape, d.fit, d.label_pattern, minimum=8)
+        train, heldout = dataset, _fitted(
+            d.heldout, dataset.item_shape, d.fit, d.label_pattern, minimum=8, unit=d.split
+        )
         how = f"named by data.heldout: {d.heldout}"
         if d.label is not None:
             heldout = _of_known_classes(heldout, d.label, classes)
@@ -216,10 +227,13 @@ def _of_known_classes(heldout: Dataset, label: str, classes: list[str]) -> Datas
 
 
 def _fitted(
-    spec: str, item_shape: tuple[int, ...], fit: str, pattern: str | None = None, minimum: int = 1, strict: bool = True
-) -> Dataset:
+    spec: str, item_shape: tuple[int, ...], fit: str, pattern: str | None = None, minimum: int = 1, strict: bool = True,
+    unit: str = "line",
+) -> Dataset:  # fmt: skip
     """The items of another source, brought to the shape of a model or of its training data."""
-    source = open_source(spec, label_pattern=pattern)
+    source = open_source(spec, label_pattern=pattern, split=unit)
+    if len(item_shape) == 1 and source.space == "text":
+        return prepare(source, minimum=minimum, strict=strict, length=item_shape[0])
     if len(item_shape) == 1:
         return prepare(source, minimum=minimum, strict=strict)
     return prepare(
@@ -230,7 +244,7 @@ def _fitted(
 def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None = None) -> Description:
     """What the model will be: the config's options and the data's shape and classes."""
     space = list(data.train.item_shape)
-    modality = "points" if data.train.space == "points" else "image"
+    modality = data.train.space
     if modality != config.modality:
         raise UsageError(f"{config.data.source} holds {modality}, but the recipe is for {config.modality} data.")
     options: dict[str, Any] = {}
@@ -240,6 +254,8 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
         options = {"mean": codes.mean(0).tolist(), "std": np.maximum(codes.std(0), 1e-3).tolist()}
     elif modality == "points":
         options = {"mean": float(data.train.data.mean()), "scale": float(data.train.data.std()) or 1.0}
+    elif modality == "text":
+        options = options_of_text(config, data, config.data)
     counts, conditional = [], data.classes if data.other is None else []
     if conditional and data.label is not None:
         names, numbers = np.unique(np.asarray(data.train.labels[data.label], str), return_counts=True)
@@ -247,11 +263,17 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
     return Description(
         family=config.family, modality=modality, space=space, options=config.model, modality_options=options,
         label=data.label if conditional else None, classes=conditional, label_counts=counts,
-        sample=config.sample.model_dump(mode="json"), own_networks=sorted(networks or {}), other=_other(data),
+        sample=config.sample.model_dump(mode="json"), own_networks=sorted(networks or {}), other=_other(config, data, options),
     )  # fmt: skip
 
 
-def _other(data: Data) -> dict[str, Any]:
+def options_of_text(config: Config, data: Data, how: DataConfig) -> dict[str, Any]:
+    """The settings of the text modality of one domain."""
+    options = text_options(unpacked(data.train.data), unpacked(data.heldout.data), how.vocabulary, how.symbols)
+    return options | ({"relaxed": True} if FAMILIES[config.family].relaxed else {})
+
+
+def _other(config: Config, data: Data, options: dict[str, Any]) -> dict[str, Any]:
     """What a description says of the second domain; empty where there is none."""
     if data.other is None:
         return {}
@@ -259,6 +281,13 @@ def _other(data: Data) -> dict[str, Any]:
         raise UsageError("A codec has one domain; leave codec or --data-b out.")
     if data.train.space == "points" or data.other.train.space == "points":
         raise UsageError("Two domains must both hold images; vectors have no translators.")
+    if data.train.space != data.other.train.space:
+        raise UsageError(f"Two domains must hold the same, not {data.train.space} and {data.other.train.space}.")
+    if data.train.space == "text":
+        assert config.data_b is not None
+        theirs = options_of_text(config, data.other, config.data_b)
+        options["length"] = theirs["length"] = max(options["length"], theirs["length"])
+        return {"modality": "text", "space": list(data.other.train.item_shape), "options": theirs}
     return {"modality": "image", "space": list(data.other.train.item_shape)}
 
 
@@ -307,6 +336,8 @@ def train(
     config = resolve_config(recipe, settings, data=data, data_b=data_b, steps=steps, minutes=minutes)
     folder = RunFolder(out or Path("runs") / (config.recipe or Path(recipe).stem))
     going_on = folder.exists()
+    if config.codec in RECIPES:
+        config = train_codec(config, folder, train, display=display)
     if going_on:
         config = continued(config, folder)
     items = load_data(config)
@@ -356,6 +387,8 @@ def train(
     if going_on and loop.resume():
         display.note(f"going on from step {loop.step} of {config.train.steps}")
     loop.fit()
+    if config.evaluate.language_model:
+        train_language_model(config, folder, train, display=display)
     evaluation = finish(folder, config, items, extractors, scorer, loop.seconds, networks, display)
     return Run(folder.path, config, evaluation, skipped)
 
@@ -492,6 +525,7 @@ def finish(
         extractors,
         settings.final_samples,
         likelihood=(settings.likelihood_items, settings.importance_samples),
+        folder=folder.path,
     )
     if priors:
         result["priors"] = priors
@@ -543,7 +577,7 @@ def attributes(codes: torch.Tensor, data: Data, rows: np.ndarray) -> dict[str, l
 
 def evaluate_model(
     model: Model, data: Data, extractors: dict[str, Any], count: int, seed: int = 1,
-    likelihood: tuple[int, int] = (1000, 100), display: Display | None = None,
+    likelihood: tuple[int, int] = (1000, 100), display: Display | None = None, folder: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores of `count` samples of a model against held-out data, with the row of real data beside; of a VAE also the
     likelihood of `likelihood` = (items, importance samples of each); of two domains those of their translations."""
@@ -554,6 +588,8 @@ def evaluate_model(
         samples, data.train.data, data.heldout.data, extractors["a"], seed=seed, split=data.split
     )  # fmt: skip
     add_modes(result, samples, data.train.spec)
+    if data.train.space == "text":
+        add_text(result, model, data, count, seed, folder)
     if isinstance(model.family, VAE):
         items = Items(
             data.heldout, data.label if model.classes else None, model.classes, model.family.device, model.modality
@@ -577,7 +613,8 @@ def evaluate_translations(
     for here, to in (("a", "b"), ("b", "a")):
         source, there, features = domains[here], domains[to], extractors[to]
         raw = source.heldout.data[spaced(len(source.heldout), count)]
-        made = translate_raw(model.family, torch.from_numpy(np.ascontiguousarray(raw)), to)
+        stored = modality_of(model.family, here).stored(np.ascontiguousarray(raw))
+        made = translate_raw(model.family, torch.from_numpy(stored), to)
         beaten = {"not translated": modality_of(model.family, to).stretched(raw)}  # what a translation must beat
         result = evaluate_items(
             made, there.train.data, there.heldout.data, features, seed=seed, split=there.split, beside=beaten
@@ -593,8 +630,8 @@ def cycle_report(family: Any, side: str, domain: Data, seed: int) -> dict[str, f
     """`cycle_scores` of held-out items of one domain, and, where their labels are known, the share whose translation
     back is still seen as what they are."""
     rows = spaced(len(domain.heldout), 1000)
-    raw = torch.from_numpy(np.ascontiguousarray(domain.heldout.data[rows]))
     modality, other = modality_of(family, side), modality_of(family, "b" if side == "a" else "a")
+    raw = torch.from_numpy(modality.stored(np.ascontiguousarray(domain.heldout.data[rows])))
     scores, back = cycle_scores(family, side, modality.encode(raw), other, seed)
     if domain.label is not None:
         teacher = teacher_of(domain)
@@ -679,12 +716,14 @@ def _evaluate_run(
     space = model.modality.item_space
     if len(space) == 3:
         config.data.size, config.data.channels = f"{space[1]}x{space[2]}", space[0]  # type: ignore[assignment]
+    elif model.modality.suffix == ".txt":
+        config.data.length = space[0]  # it bounds text; vectors do not heed it
     items = load_data(config)
     if model.classes and items.label is not None:
         items.heldout = _of_known_classes(items.heldout, items.label, model.classes)
     chosen = extractors_for(extractor or training.get("extractor", "auto"), items, display)
-    result = evaluate_model(model, items, chosen, count, likelihood=likelihood, display=display)
     folder = RunFolder(model_folder(run).parent)
+    result = evaluate_model(model, items, chosen, count, likelihood=likelihood, display=display, folder=folder.path)
     if folder.evaluation.exists():
         result["training"] = read_json(folder.evaluation).get("training", {})
     return result
@@ -705,13 +744,14 @@ def read_for(model: Model, spec: str, domain: str = "a") -> Dataset:
         config.get("fit", "crop"),
         config.get("label_pattern"),
         strict=False,
+        unit=config.get("split", "line"),
     )
 
 
 def names_of(model: Model, spec: str) -> list[str]:
     """The names of all items of SRC in their order, unreadable ones too."""
     config = model.description.training.get("data_config", {})
-    return open_source(spec, label_pattern=config.get("label_pattern")).names
+    return open_source(spec, label_pattern=config.get("label_pattern"), split=config.get("split", "line")).names
 
 
 def labels_for(

@@ -96,11 +96,13 @@ def spaced(n: int, most: int) -> np.ndarray:
 
 def sample_raw(
     family: Family, modality: Any, count: int, seed: int, labels: Tensor | None,
-    temperature: float = 1.0, truncation: float | None = None,
+    temperature: float = 1.0, truncation: float | None = None, symbols: tuple[float, float] = (1.0, 1.0),
 ) -> np.ndarray:  # fmt: skip
-    """Raw items (count, *item) of a model in evaluation mode; labels (count,) where it is conditional."""
+    """Raw items (count, *item) of a model in evaluation mode; labels (count,) where it is conditional; symbols:
+    temperature and top-p with which those of a text are drawn."""
     codes = family.codes(count, seed, labels, temperature, truncation)
-    return np.concatenate([modality.decode(x) for x in family.items_of(codes, labels)])
+    with family.drawn(*symbols):
+        return np.concatenate([modality.decode(x) for x in family.items_of(codes, labels)])
 
 
 def modality_of(family: Family, domain: str) -> Any:

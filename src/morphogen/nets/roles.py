@@ -36,6 +36,7 @@ from morphogen.nets.blocks import (
     shrunk,
 )
 from morphogen.nets.ladder import LadderDecoder, LadderEncoder
+from morphogen.nets.text import TEXT_DECODERS, TEXT_ENCODERS
 from morphogen.nets.translators import PatchDiscriminator
 
 
@@ -303,7 +304,8 @@ DISCRIMINATORS = {"conv": ConvDiscriminator, "residual": ResidualDiscriminator, 
 PATCH_CRITICS = {"patch": PatchDiscriminator, **DISCRIMINATORS}
 PAIR_CRITICS = {"conv": PairDiscriminator}
 ENCODERS = {"conv": ConvEncoder, "residual": ResidualEncoder, "dense": DenseEncoder, "ladder": LadderEncoder}
-DECODERS = {**GENERATORS, "ladder": LadderDecoder}
+ENCODERS |= TEXT_ENCODERS
+DECODERS = {**GENERATORS, "ladder": LadderDecoder, **TEXT_DECODERS}
 
 
 def build_network(registry: Mapping[str, type[Role]], options: dict[str, Any], **context: Any) -> nn.Module:
