@@ -32,6 +32,7 @@ from morphogen.data import BadItem, Dataset, open_source, prepare, split
 from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA
 from morphogen.data.dataset import JOINED
 from morphogen.data.images import parse_size
+from morphogen.data.text import unpacked
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.evaluation import (
     HeldoutScore,
@@ -41,7 +42,6 @@ from morphogen.evaluation import (
     evaluate_items,
     likelihood_of,
 )
-from morphogen.data.text import unpacked
 from morphogen.families import FAMILIES, Family
 from morphogen.families.cycle_gan import CycleGAN
 from morphogen.families.vae import VAE
@@ -179,8 +179,9 @@ def _domain(d: DataConfig, seed: int) -> Data:
     )
     classes = _classes(dataset, d.label)
     if d.heldout:
-        train, heldout = dataset, _fitted(
-            d.heldout, dataset.item_shape, d.fit, d.label_pattern, minimum=8, unit=d.split
+        train, heldout = (
+            dataset,
+            _fitted(d.heldout, dataset.item_shape, d.fit, d.label_pattern, minimum=8, unit=d.split),
         )
         how = f"named by data.heldout: {d.heldout}"
         if d.label is not None:
@@ -263,7 +264,9 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
     return Description(
         family=config.family, modality=modality, space=space, options=config.model, modality_options=options,
         label=data.label if conditional else None, classes=conditional, label_counts=counts,
-        sample=config.sample.model_dump(mode="json"), own_networks=sorted(networks or {}), other=_other(config, data, options),
+        raise UsageError(
+            f"codec: {config.codec} takes items of shape {codec.modality.item_space}, not {item_shape}."
+        )
     )  # fmt: skip
 
 

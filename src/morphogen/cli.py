@@ -107,7 +107,9 @@ def sample(
     seed: SeedOption = 0,
     label: LabelOption = None,
     domain: Annotated[str | None, typer.Option("--domain", help="for models of several domains")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="factor on the noise; of text, its symbols'")] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="factor on the noise; of text, its symbols'")
+    ] = None,
     truncation: Annotated[float | None, typer.Option("--truncation", help="draw noise beyond this anew")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="of text: only the likeliest symbols")] = None,
 ) -> None:

@@ -180,7 +180,7 @@ class Config(Section):
     codec: str | None = Field(
         default=None, description="RUN of a VAE in whose latent space this model works, or a recipe: trained first"
     )
-    codec_settings: list[str] = Field(default=[], description="'a.b=c' for a codec that is trained first")
+    codec_settings: dict[str, Any] = Field(default_factory=dict, description="keys for a codec that is trained first")
     data: DataConfig = DataConfig()
     data_b: DataConfig | None = Field(default=None, description="the second domain; builtin:noise for fresh noise")
     model: dict[str, Any] = Field(default_factory=dict, description="the family's own options")

@@ -315,7 +315,8 @@ class Trainer:
             return self._measure_translations()
         count, seed = self.config.evaluate.samples, self.config.train.seed
         labels = frequent_labels(self.label_counts, count, seed) if self.label_counts else None
-        items = sample_raw(self.shown, self.modality, count, seed, labels)
+        symbols = self.config.sample.symbols, self.config.sample.top_p
+        items = sample_raw(self.shown, self.modality, count, seed, labels, symbols=symbols)
         if not np.isfinite(items).all():
             return {}
         raw, y = self.heldout.take(spaced(len(self.heldout), MEASURED))

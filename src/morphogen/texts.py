@@ -7,6 +7,7 @@ many steps: so what z is worth, and what a GAN is worth beside plain maximum lik
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,11 +32,19 @@ def train_codec(config: Config, folder: RunFolder, train: Train, **given: Any) -
     path = folder.path / CODEC
     assert config.codec is not None
     if not (path / "evaluation.json").exists():
-        data = config.data.model_dump(mode="json", exclude_unset=True)
-        settings = [f"data.{key}={value}" for key, value in data.items() if key != "source" and value is not None]
-        settings += [f"train.seed={config.train.seed}", *config.codec_settings]
+        data = {k: v for k, v in config.data.model_dump(mode="json").items() if k not in ("source", "label")}
+        asked = {"data": data, "train": {"seed": config.train.seed}}
+        settings = [*_flat(asked), *_flat(config.codec_settings)]
         train(config.codec, config.data.source, out=path, settings=settings, **given)
     return config.model_copy(update={"codec": str(path)})
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Nested keys as 'a.b=c'."""
+    found: list[str] = []
+    for key, value in values.items():
+        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={json.dumps(value)}"]
+    return found
 
 
 def train_language_model(config: Config, folder: RunFolder, train: Train, **given: Any) -> None:
@@ -67,7 +76,7 @@ def language_model_of(folder: Path) -> Path | None:
 
 
 def add_text(result: dict[str, Any], model: Model, data: Any, count: int, seed: int, folder: Path | None) -> None:
-    """BLEU and what belongs to it, of samples and of real items, into an evaluation, and the language model's numbers beside."""
+    """BLEU and what belongs to it, of samples and of real items, into an evaluation; the language model's beside."""
     begin = time.perf_counter()
     scores = TextScores(data.train.data, data.heldout.data)
     count = min(count, len(data.train))
@@ -127,7 +136,9 @@ def text_lines(result: dict[str, Any]) -> list[str]:
     rows = dict(result.get("text", {}))
     rows |= {f"maximum likelihood at {r['temperature']:g}": r for r in result.get("maximum_likelihood", [])}
     for name, row in rows.items():
-        text = f"{name}: BLEU-4 {row['bleu4']:.3g}, Self-BLEU-4 {row['self_bleu4']:.3g}, distinct-2 {row['distinct2']:.3g}"
+        text = (
+            f"{name}: BLEU-4 {row['bleu4']:.3g}, Self-BLEU-4 {row['self_bleu4']:.3g}, distinct-2 {row['distinct2']:.3g}"
+        )
         if "copied" in row:
             long = row["copied_8grams"]
             text += f", copied {100 * row['copied']:.2g} %, of {LONG}-grams {100 * long:.2g} %"

@@ -112,7 +112,8 @@ def prepare(
     """Decode all items of `source` in order, leaving unreadable ones out (they are listed in `.skipped`).
 
     size: anything `parse_size` takes; None chooses by `default_size`. fit: crop, pad or stretch, see `fit_image`.
-    channels: 1, 3 or 4; None is 1 if every image is stored as grey, else 3. length: bytes of the longest text. progress: called with (done, total).
+    channels: 1, 3 or 4; None is 1 if every image is stored as grey, else 3. length: bytes of
+    the longest text. progress: called with (done, total).
     The array stays in memory up to `memory_limit` bytes (None: half of what is available now), else it goes to a file
     in `cache_dir` (None: $MORPHOGEN_CACHE or ~/.cache/morphogen), found again while the source is unchanged.
     Raises MorphogenError when nothing is readable, the disk is full or, if `strict`, more than `max_bad` of the items

@@ -19,7 +19,17 @@ from morphogen.data.idx import is_idx_folder, read_part
 from morphogen.data.images import BadItem, image_shape, read_image
 from morphogen.data.sampler import split_indices
 from morphogen.data.select import labels_from_names, parse_select, select_rows
-from morphogen.data.text import TABLES, Pieces, array_of, column_of, faults, is_text_folder, read_table, read_text, words
+from morphogen.data.text import (
+    TABLES,
+    Pieces,
+    array_of,
+    column_of,
+    faults,
+    is_text_folder,
+    read_table,
+    read_text,
+    words,
+)
 from morphogen.errors import UsageError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}

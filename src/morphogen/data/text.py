@@ -168,7 +168,7 @@ def words() -> list[str]:
     found: dict[str, None] = {}
     for name in modules:
         module = importlib.import_module(name)
-        things = [module]
+        things: list[Any] = [module]
         for _, thing in sorted(vars(module).items()):
             if (inspect.isclass(thing) or inspect.isfunction(thing)) and thing.__module__.split(".")[0] in name:
                 things.append(thing)

@@ -20,6 +20,7 @@ from morphogen.errors import UsageError
 from morphogen.families.base import CHUNK, Family, Turn, chunks, rows_of_noise, seed_of
 from morphogen.nets import DECODERS, ENCODERS, PRIORS, build_network
 from morphogen.nets.ladder import LadderDecoder, Posterior
+from morphogen.nets.text import SilentEncoder
 from morphogen.objectives.categorical import Autoregressive
 from morphogen.objectives.likelihoods import LIKELIHOODS, Density
 from morphogen.objectives.variational import (
@@ -316,7 +317,7 @@ class VAE(Family):
         point = self.options.posterior == "point"
         scores = {"nelbo": error if point else error + kl, "reconstruction": error, "kl": 0.0 if point else kl}
         scores["active_units"] = float(active_units(torch.cat(posteriors)))
-        if not point:
+        if not point and not isinstance(self.encoder, SilentEncoder):
             q = Normal(torch.cat([t.mean for t, _ in tops]), torch.cat([t.log_std for t, _ in tops]))
             name = "top_mutual_information" if self.ladder else "mutual_information"
             scores[name] = mutual_information(q, torch.cat([z for _, z in tops]))

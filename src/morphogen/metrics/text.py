@@ -2,12 +2,13 @@
 was copied from the training text; and features of text for the distances that every modality has.
 
 Shapes: N items, uint8 (N, M) as `data.text` packs them · d features · W words or characters, the units of an item
-Quality alone means nothing: a model that says one good sentence for ever has a high BLEU. So it stands beside Self-BLEU,
-and beside the curve of a maximum-likelihood model over the temperature (Caccia et al. 2020).
+Quality alone means nothing: a model that says one good sentence for ever has a high BLEU. So it stands beside
+Self-BLEU, and beside the curve of a maximum-likelihood model over the temperature (Caccia et al. 2020).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import zlib
@@ -162,7 +163,7 @@ class NgramFeatures:
             np.add.at(counts, (np.broadcast_to(rows, bucket.shape)[there], bucket[there].astype(np.int64)), 1)
         for row, text in enumerate(unpacked(items)):
             words = text.split()
-            for gram in [*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))]:
+            for gram in [*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))]:
                 counts[row, zlib.crc32(gram.encode()) % self.BUCKETS] += 1
         counts = np.sqrt(counts / np.maximum(1, counts.sum(1, keepdims=True)))
         return counts @ self.projection

@@ -101,7 +101,7 @@ class GRUDecoder(Block, Role):
         states, _ = self.gru(torch.cat([self.dropout(self.embedding(before)), steps], 2), self._start(context))
         return self._logits(states, steps)
 
-    def step(self, context: Tensor, token: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def step(self, context: Tensor, token: Tensor, state: Tensor | None) -> tuple[Tensor, Any]:
         """The logits (B, V) of the token after `token` (B,), and the state after it."""
         state = self._start(context) if state is None else state
         seen = torch.cat([self.embedding(token), context], 1).unsqueeze(1)

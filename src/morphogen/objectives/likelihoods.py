@@ -4,8 +4,8 @@
 
 Shapes: B batch · space (C, *S) with S = () for points · M mixture components. Images lie in [-1, 1].
 `outputs(C)` says how many channels the decoder must give. `discrete` marks probabilities of the data's own levels: only
-these have bits per dimension; the others are densities, whose nats depend on the data's scale. `ranks`: how many numbers
-the shape of their items' space may have.
+these have bits per dimension; the others are densities, whose nats depend on the data's scale. `ranks`: how many
+numbers the shape of their items' space may have.
 """
 
 from __future__ import annotations
