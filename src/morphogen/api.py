@@ -264,9 +264,8 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
     return Description(
         family=config.family, modality=modality, space=space, options=config.model, modality_options=options,
         label=data.label if conditional else None, classes=conditional, label_counts=counts,
-        raise UsageError(
-            f"codec: {config.codec} takes items of shape {codec.modality.item_space}, not {item_shape}."
-        )
+        sample=config.sample.model_dump(mode="json"), own_networks=sorted(networks or {}),
+        other=_other(config, data, options),
     )  # fmt: skip
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from morphogen.config import AugmentConfig, Config, DataConfig, EvaluateConfig, PlayerConfig, SampleConfig, TermConfig, TrainConfig
+from morphogen.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    PlayerConfig,
+    SampleConfig,
+    TermConfig,
+    TrainConfig,
+)
 
 
 def gan_image() -> Config:
