@@ -288,6 +288,39 @@ def gan_text() -> Config:
     return config
 
 
+def cyclegan_text() -> Config:
+    """A cycle GAN between two bodies of text without pairs: `--data A.txt --data-b B.txt`, character by character.
+
+    Translators work on the probabilities of symbols, place by place; critics see each place's neighbours.
+    """
+    places, text = {"kind": "places"}, DataConfig(source="builtin:words", vocabulary="character")
+    return Config(
+        recipe="cyclegan-text",
+        family="cycle_gan",
+        modality="text",
+        data=text,
+        data_b=text.model_copy(),
+        model={"loss": "leastsquares", "pool": 0, "to_a": places, "to_b": places, "critic_a": places,
+               "critic_b": places},
+        terms={
+            "adversarial_a": TermConfig(),
+            "adversarial_b": TermConfig(),
+            "cycle_a": TermConfig(weight=20.0),
+            "cycle_b": TermConfig(weight=20.0),
+            "critic_a": TermConfig(),
+            "critic_b": TermConfig(),
+            "r1_a": TermConfig(weight=1e-3, every=4),
+            "r1_b": TermConfig(weight=1e-3, every=4),
+        },
+        players={
+            "generator": PlayerConfig(lr=5e-4, betas=(0.0, 0.99)),
+            "discriminator": PlayerConfig(lr=5e-4, betas=(0.0, 0.99)),
+        },
+        augment=AugmentConfig(mode="off"),
+        train=TrainConfig(steps=20_000, batch_size=32, decay_from=0.5, schedule="linear"),
+    )  # fmt: skip
+
+
 RECIPES: dict[str, Callable[[], Config]] = {
     "gan-image": gan_image,
     "gan-points": gan_points,
@@ -299,4 +332,5 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "vae-binary": vae_binary,
     "vae-text": vae_text,
     "gan-text": gan_text,
+    "cyclegan-text": cyclegan_text,
 }

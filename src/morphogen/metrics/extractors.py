@@ -135,7 +135,7 @@ def choose_extractor(
     """The extractor that `name` asks for: auto, points, random, classifier, inception:PATH or dinov2:PATH.
 
     "auto" takes Fourier features for points, n-grams for text, a classifier where 2 to 1000 labels have 20 training
-    items each on average, and random features otherwise. `fingerprint` names the training data in the classifier's cache.
+    items each on average, and random features otherwise. `fingerprint` names the data in the classifier's cache.
     `UsageError` for an unknown name or a classifier without labels; `MorphogenError` for a weights file that does not
     fit.
     """

@@ -117,5 +117,79 @@ class GRUDecoder(Block, Role):
         return F.linear(features, self.embedding.weight, self.bias)
 
 
+
+
+class Places(Block):
+    """What a network over places begins with: each place's symbol, and where it is, as H numbers. Without the second
+    half a convolution cannot know that a place is the third of its line.
+
+    forward: x (B, V, L) → (B, H, L).
+    """
+
+    def __init__(self, space: Space, hidden: int, kernel: int):
+        super().__init__()
+        self.symbols = nn.Conv1d(space[0], hidden, kernel, padding=kernel // 2)
+        self.where = nn.Parameter(torch.zeros(hidden, space[1]))
+
+    def reset_own_parameters(self) -> None:
+        nn.init.normal_(self.where, std=0.5)
+        nn.init.normal_(self.symbols.weight, std=self.symbols.kernel_size[0] ** -0.5)  # its input is one-hot
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.symbols(x) + self.where
+
+
+class PlacesBlock(Block):
+    """Two layers at each place beside a shortcut; the last one starts at zero."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.first = nn.Conv1d(hidden, hidden, 1)
+        self.second = nn.Conv1d(hidden, hidden, 1)
+
+    def reset_own_parameters(self) -> None:
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.leaky_relu(self.first(F.leaky_relu(x, 0.2)), 0.2))
+
+
+def body(space: Space, hidden: int, blocks: int, kernel: int) -> nn.Sequential:
+    """What stands at `kernel` places and where, then residual blocks: (B, V, L) → (B, H, L)."""
+    return nn.Sequential(Places(space, hidden, kernel), *(PlacesBlock(hidden) for _ in range(blocks)))
+
+
+class PlacesTranslator(Role):
+    """Symbol by symbol, by what it is and where it stands, with as many neighbours as `kernel` shows (Gomez et al. 2018,
+    CipherGAN, section 4)."""
+
+    ranks = (2,)
+
+    def __init__(self, space: Space, space_out: Space, *, hidden: int = 64, blocks: int = 1, kernel: int = 1):
+        super().__init__()
+        self.body = body(space, hidden, blocks, kernel)
+        self.last = nn.Conv1d(hidden, space_out[0], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.leaky_relu(self.body(x), 0.2))
+
+
+class PlacesCritic(Role):
+    """A logit for each place, of the symbols around it: (B, L)."""
+
+    ranks = (2,)
+
+    def __init__(self, space: Space, classes: int = 0, *, hidden: int = 64, blocks: int = 1, kernel: int = 5):
+        super().__init__()
+        self.body = body(space, hidden, blocks, kernel)
+        self.last = nn.Conv1d(hidden, 1, 1)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        h = F.leaky_relu(self.body(x), 0.2)
+        with torch.autocast(h.device.type, enabled=False):
+            return self.last(h.float()).squeeze(1)
+
+
 TEXT_ENCODERS: dict[str, Any] = {"gru": GRUEncoder, "silent": SilentEncoder}
 TEXT_DECODERS: dict[str, Any] = {"gru": GRUDecoder}
