@@ -75,7 +75,7 @@ ALL_MEMBERS = MEMBERS + [(f, m, s, 0) for f in TWO_DOMAINS for m in TWO_DOMAINS[
 
 def test_every_family_and_modality_is_here():
     assert {f.split()[0] for f in OPTIONS} == set(FAMILIES)
-    assert all(set(OPTIONS[f]) == set(MODALITIES) for f in FAMILIES)
+    assert all(set(OPTIONS[f]) | {"text"} == set(MODALITIES) for f in FAMILIES)  # text: tests/test_text.py
 
 
 def make(family: str, modality: str, space: tuple[int, ...], classes: int, seed: int = 0, **options):
@@ -219,7 +219,7 @@ def test_one_batch_can_be_learned_by_heart(kind):
     assert loss < 0.05
 
 
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("kind", [kind for kind, net in ENCODERS.items() if 3 in net.ranks])
 def test_one_batch_can_be_reconstructed_by_heart(kind):
     """A VAE of each kind, asked for the reconstruction only, learns 8 random images."""
     torch.manual_seed(0)

@@ -34,6 +34,7 @@ from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_
 from morphogen.data.dataset import JOINED
 from morphogen.data.images import parse_size
 from morphogen.data.recordings import prepare_audio
+from morphogen.data.text import unpacked
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.evaluation import (
     HeldoutScore,
@@ -43,7 +44,7 @@ from morphogen.evaluation import (
     evaluate_items,
     likelihood_of,
 )
-from morphogen.families import Family
+from morphogen.families import FAMILIES, Family
 from morphogen.families.cycle_gan import CycleGAN
 from morphogen.families.vae import VAE
 from morphogen.health import cycle_warnings, sound_warnings
@@ -64,6 +65,7 @@ from morphogen.metrics.sound import Voices, heard_conversions, sound_scores, thr
 from morphogen.metrics.toy import mixture_modes
 from morphogen.modalities import Audio, Image
 from morphogen.modalities.codes import codes_of
+from morphogen.modalities.text import text_options
 from morphogen.model import (
     VOCODER,
     Description,
@@ -78,6 +80,7 @@ from morphogen.posthoc import candidates, top_codes
 from morphogen.precision import choose
 from morphogen.recipes import RECIPES
 from morphogen.run import RunFolder, model_folder, read_json, write_json, write_text
+from morphogen.texts import add_text, train_codec, train_language_model
 from morphogen.vocoding import loudest_of, ready_vocoder
 
 NOISE = "builtin:noise"  # the second domain that is drawn anew at each step
@@ -158,8 +161,11 @@ def resolve_config(recipe: str, settings: Sequence[str] = (), **given: Any) -> C
 
 def load_data(config: Config) -> Data:
     """Read, fit and split the items that the config names; unreadable ones are listed in `.train.skipped`."""
-    sound = config.modality == "audio"
-    data = _domain(config.data, config.train.seed, sound)
+    how, sound = config.data, config.modality == "audio"
+    if config.codec is not None and how.length is None:  # text is brought to the codec's width
+        space = load(config.codec).modality.item_space
+        how = how.model_copy(update={"length": space[0]}) if len(space) == 1 else how
+    data = _domain(how, config.train.seed, sound)
     data.codec = load_codec(config, data.train.item_shape)
     if config.family == "cycle_vae" and config.data_b is not None:
         return _joined(data, config)
@@ -187,23 +193,22 @@ def _joined(a: Data, config: Config) -> Data:
 
 def _domain(d: DataConfig, seed: int, sound: bool = False, like: Dataset | None = None) -> Data:
     """The items of one domain; sound: recordings, brought to windows `like` those of another data set, if any."""
-    source = open_source(d.source, label_pattern=d.label_pattern)
+    source = open_source(d.source, label_pattern=d.label_pattern, split=d.split)
     if sound:
+        clip = None if like is None else clip_of(like)
         dataset = prepare_audio(
-            source,
-            clip=None if like is None else clip_of(like),
-            rate=d.rate,
-            seconds=d.seconds,
-            channels=d.channels,
-            max_bad=d.max_bad,
-        )
+            source, clip=clip, rate=d.rate, seconds=d.seconds, channels=d.channels, max_bad=d.max_bad
+        )  # fmt: skip
     elif source.space == "audio":
         raise UsageError(f"{d.source} holds recordings; use a recipe for audio, such as gan-audio.")
     else:
-        dataset = prepare(source, size=parse_size(d.size), fit=d.fit, channels=d.channels, max_bad=d.max_bad)
+        dataset = prepare(
+            source, size=parse_size(d.size), fit=d.fit, channels=d.channels, max_bad=d.max_bad, length=d.length
+        )
     classes = _classes(dataset, d.label)
     if d.heldout:
-        train, heldout = dataset, _fitted(d.heldout, dataset, d.fit, d.label_pattern, minimum=8)
+        train = dataset
+        heldout = _fitted(d.heldout, dataset, d.fit, d.label_pattern, minimum=8, unit=d.split)
         how = f"named by data.heldout: {d.heldout}"
         if d.label is not None:
             heldout = _of_known_classes(heldout, d.label, classes)
@@ -256,16 +261,18 @@ def clip_of(like: Any) -> Clip:
 
 def _fitted(
     spec: str, like: Any, fit: str, pattern: str | None = None, minimum: int = 1, strict: bool = True,
-    whole: bool = False,
+    whole: bool = False, unit: str = "line",
 ) -> Dataset:  # fmt: skip
     """The items of another source, brought to the shape of those that a modality takes, or of training data.
 
-    whole: of recordings all windows that cover them, not those that training would choose.
+    whole: of recordings all windows that cover them, not those that training would choose.  unit: `data.split`.
     """
-    source = open_source(spec, label_pattern=pattern)
+    source = open_source(spec, label_pattern=pattern, split=unit)
     item_shape = like.item_shape if isinstance(like, Dataset) else like.item_space
     if len(item_shape) == 2:
         return prepare_audio(source, clip=clip_of(like), minimum=minimum, strict=strict, whole=whole)
+    if len(item_shape) == 1 and source.space == "text":
+        return prepare(source, minimum=minimum, strict=strict, length=item_shape[0])
     if len(item_shape) == 1:
         return prepare(source, minimum=minimum, strict=strict)
     return prepare(
@@ -288,6 +295,8 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
         options = {"mean": float(data.train.data.mean()), "scale": float(data.train.data.std()) or 1.0}
     elif modality == "audio":
         space, options = audio_options(config, data)
+    elif modality == "text":
+        options = options_of_text(config, data, config.data)
     counts, conditional = [], data.classes if data.other is None else []
     if conditional and data.label is not None:
         names, numbers = np.unique(np.asarray(data.train.labels[data.label], str), return_counts=True)
@@ -296,8 +305,14 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
         family=config.family, modality=modality, space=space, options=config.model, modality_options=options,
         label=data.label if conditional else None, classes=conditional, label_counts=counts,
         sample=config.sample.model_dump(mode="json"), own_networks=sorted(networks or {}),
-        other=_other(data, space, options),
+        other=_other(config, data, space, options),
     )  # fmt: skip
+
+
+def options_of_text(config: Config, data: Data, how: DataConfig) -> dict[str, Any]:
+    """The settings of the text modality of one domain."""
+    options = text_options(unpacked(data.train.data), unpacked(data.heldout.data), how.vocabulary, how.symbols)
+    return options | ({"relaxed": True} if FAMILIES[config.family].relaxed else {})
 
 
 def audio_options(config: Config, data: Data) -> tuple[list[int], dict[str, Any]]:
@@ -308,8 +323,7 @@ def audio_options(config: Config, data: Data) -> tuple[list[int], dict[str, Any]
     if net.source is not None:
         return space, options | vocoder_of(net.source, space, options)
     options["vocoder"] = {"dim": net.dim, "depth": net.depth, "finer": net.finer}
-    waves = data.train.data if data.other is None else data.waves()
-    return space, options | {"loudest": loudest_of(Audio(tuple(space), **options), waves)}
+    return space, options | {"loudest": loudest_of(Audio(tuple(space), **options), data.waves())}
 
 
 def vocoder_of(run: str, space: list[int], options: dict[str, Any]) -> dict[str, Any]:
@@ -322,7 +336,7 @@ def vocoder_of(run: str, space: list[int], options: dict[str, Any]) -> dict[str,
     return {key: known[key] for key in ("vocoder", "loudest")}
 
 
-def _other(data: Data, space: list[int], options: dict[str, Any]) -> dict[str, Any]:
+def _other(config: Config, data: Data, space: list[int], options: dict[str, Any]) -> dict[str, Any]:
     """What a description says of the second domain; empty where there is none. Of sound it is as the first."""
     if data.other is None:
         return {}
@@ -330,8 +344,15 @@ def _other(data: Data, space: list[int], options: dict[str, Any]) -> dict[str, A
         raise UsageError("A codec has one domain; leave codec or --data-b out.")
     if data.train.space == "points" or data.other.train.space == "points":
         raise UsageError("Two domains must both hold images; vectors have no translators.")
+    if data.train.space != data.other.train.space:
+        raise UsageError(f"Two domains must hold the same, not {data.train.space} and {data.other.train.space}.")
     if data.train.space == "audio":
         return {"modality": "audio", "space": space, "options": options}
+    if data.train.space == "text":
+        assert config.data_b is not None
+        theirs = options_of_text(config, data.other, config.data_b)
+        options["length"] = theirs["length"] = max(options["length"], theirs["length"])
+        return {"modality": "text", "space": list(data.other.train.item_shape), "options": theirs}
     return {"modality": "image", "space": list(data.other.train.item_shape)}
 
 
@@ -380,6 +401,8 @@ def train(
     config = resolve_config(recipe, settings, data=data, data_b=data_b, steps=steps, minutes=minutes)
     folder = RunFolder(out or Path("runs") / (config.recipe or Path(recipe).stem))
     going_on = folder.exists()
+    if config.codec in RECIPES:
+        config = train_codec(config, folder, train, display=display)
     if going_on:
         config = continued(config, folder)
     items = load_data(config)
@@ -437,6 +460,8 @@ def train(
     if going_on and loop.resume():
         display.note(f"going on from step {loop.step} of {config.train.steps}")
     loop.fit()
+    if config.evaluate.language_model:
+        train_language_model(config, folder, train, display=display)
     evaluation = finish(folder, config, items, extractors, scorer, loop.seconds, networks, display)
     return Run(folder.path, config, evaluation, skipped)
 
@@ -599,6 +624,7 @@ def finish(
         extractors,
         settings.final_samples,
         likelihood=(settings.likelihood_items, settings.importance_samples),
+        folder=folder.path,
     )
     if priors:
         result["priors"] = priors
@@ -650,7 +676,7 @@ def attributes(codes: torch.Tensor, data: Data, rows: np.ndarray) -> dict[str, l
 
 def evaluate_model(
     model: Model, data: Data, extractors: dict[str, Any], count: int, seed: int = 1,
-    likelihood: tuple[int, int] = (1000, 100), display: Display | None = None,
+    likelihood: tuple[int, int] = (1000, 100), display: Display | None = None, folder: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores of `count` samples of a model against held-out data, with the row of real data beside; of a VAE also the
     likelihood of `likelihood` = (items, importance samples of each); of two domains those of their translations."""
@@ -670,6 +696,8 @@ def evaluate_model(
             model.modality, samples, data.train.data, data.heldout.data, extractors["a"]
         )  # fmt: skip
         result["warnings"] = sound_warnings(result["sound"])
+    if data.train.space == "text":
+        add_text(result, model, data, count, seed, folder)
     if isinstance(model.family, VAE):
         items = Items(
             data.heldout, data.label if model.classes else None, model.classes, model.family.device, model.modality
@@ -841,12 +869,14 @@ def _evaluate_run(
     elif isinstance(model.modality, Audio):
         config.data.rate, config.data.channels = model.modality.rate, space[0]  # type: ignore[assignment]
         config.data.seconds = model.modality.samples / model.modality.rate
+    elif model.modality.suffix == ".txt":
+        config.data.length = space[0]  # it bounds text; vectors do not heed it
     items = load_data(config)
     if model.classes and items.label is not None:
         items.heldout = _of_known_classes(items.heldout, items.label, model.classes)
     chosen = extractors_for(extractor or training.get("extractor", "auto"), items, display, model.family)
-    result = evaluate_model(model, items, chosen, count, likelihood=likelihood, display=display)
     folder = RunFolder(model_folder(run).parent)
+    result = evaluate_model(model, items, chosen, count, likelihood=likelihood, display=display, folder=folder.path)
     if folder.evaluation.exists():
         result["training"] = read_json(folder.evaluation).get("training", {})
     return result
@@ -863,7 +893,9 @@ def read_for(model: Model, spec: str, domain: str = "a", whole: bool = False) ->
     that is longer than a window the best one, or, `whole`, all that cover it."""
     config = model.description.training.get("data_config" if domain == "a" else "data_b") or {}
     modality, fit, pattern = modality_of(model.family, domain), config.get("fit", "crop"), config.get("label_pattern")
-    found = _fitted(spec, modality, fit, pattern, strict=False, whole=whole)
+    found = _fitted(
+        spec, modality, fit, pattern, strict=False, whole=whole, unit=config.get("split", "line")
+    )  # fmt: skip
     if whole or not found.spans:
         return found
     first = {span.recording: row for row, span in reversed(list(enumerate(found.spans)))}
@@ -873,7 +905,7 @@ def read_for(model: Model, spec: str, domain: str = "a", whole: bool = False) ->
 def names_of(model: Model, spec: str) -> list[str]:
     """The names of all items of SRC in their order, unreadable ones too."""
     config = model.description.training.get("data_config", {})
-    return open_source(spec, label_pattern=config.get("label_pattern")).names
+    return open_source(spec, label_pattern=config.get("label_pattern"), split=config.get("split", "line")).names
 
 
 def labels_for(

@@ -26,7 +26,7 @@ app.add_typer(data_app, name="data")
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="a run folder, its model/ folder, or zoo/NAME")]
 SourceArgument = Annotated[str, typer.Argument(metavar="SRC", help="builtin:NAME, a folder, IDX, .npy/.npz; #SELECT")]
-OutOption = Annotated[Path, typer.Option("--out", help="a folder, FILE.npy, or FILE.png for one sheet")]
+OutOption = Annotated[Path, typer.Option("--out", help="a folder, FILE.npy, FILE.txt, or FILE.png for one sheet")]
 LabelOption = Annotated[str | None, typer.Option("--label", help="condition on this label, or 'all' for a cycle")]
 AttributeOption = Annotated[
     list[str] | None, typer.Option("--attribute", help="LABEL=AMOUNT: move codes towards a label's, 1 the whole way")
@@ -107,8 +107,11 @@ def sample(
     seed: SeedOption = 0,
     label: LabelOption = None,
     domain: Annotated[str | None, typer.Option("--domain", help="for models of several domains")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="factor on the noise")] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="factor on the noise; of text, its symbols'")
+    ] = None,
     truncation: Annotated[float | None, typer.Option("--truncation", help="draw noise beyond this anew")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="of text: only the likeliest symbols")] = None,
 ) -> None:
     """Make new items."""
     from morphogen.model import load
@@ -122,7 +125,7 @@ def sample(
         label = label or domain
     elif domain not in (None, "a") and model.family.other is None:
         raise UsageError(f"This model has one domain, 'a', and not '{domain}'.")
-    write_items(model, model.sample(n, seed, label, temperature, truncation), out)
+    write_items(model, model.sample(n, seed, label, temperature, truncation, top_p), out)
 
 
 @app.command()
@@ -131,7 +134,7 @@ def reconstruct(
     attribute: AttributeOption = None,
 ) -> None:  # fmt: skip
     """What the model makes of its codes of the items: how near it can come to them, or to an attribute's."""
-    from morphogen.api import labels_for, read_for
+    from morphogen.api import labels_for, names_of, read_for
     from morphogen.model import load
     from morphogen.output import attributes_of, check_out, require_all, write_items
 
@@ -143,7 +146,7 @@ def reconstruct(
     require_all(items, out)
     array = model.modality.array(items.data)
     made = model.reconstruct(array, labels_for(model, items, label), seed, moves)
-    write_items(model, made, out, items.names, spans=items.spans)
+    write_items(model, made, out, items.names, spans=items.spans, lines=names_of(model, source))
 
 
 @app.command()
@@ -153,7 +156,7 @@ def translate(
     seed: SeedOption = 0,
 ) -> None:  # fmt: skip
     """Bring the items of one domain to another."""
-    from morphogen.api import read_for
+    from morphogen.api import names_of, read_for
     from morphogen.loop import modality_of
     from morphogen.model import load
     from morphogen.output import check_out, require_all, write_items
@@ -169,7 +172,7 @@ def translate(
     items = read_for(model, source, here, whole=not out.suffix)
     require_all(items, out)
     made = model.translate(modality_of(model.family, here).array(items.data), to, seed)
-    write_items(model, made, out, items.names, to_modality, items.spans)
+    write_items(model, made, out, items.names, to_modality, items.spans, names_of(model, source))
 
 
 @app.command()

@@ -44,6 +44,12 @@ class DataConfig(Section):
         gt=0,
         description="of a recording in one window; by default what holds 99 % of them, at most 128 frames",
     )
+    split: Literal["line", "paragraph", "window"] = Field(default="line", description="what is an item of a text")
+    vocabulary: Literal["auto", "character", "bpe", "word"] = Field(
+        default="auto", description="what text is cut into: characters, byte-level BPE or words; by default by size"
+    )
+    symbols: int | None = Field(default=None, ge=1, description="largest number of a vocabulary's entries")
+    length: int | None = Field(default=None, ge=1, description="bytes of the longest text; longer ones are left out")
     label: str | None = Field(default=None, description="the attribute that conditions the model")
     label_pattern: str | None = Field(
         default=None, description="attributes out of file names: '{digit}_{speaker}_{take}'"
@@ -159,6 +165,9 @@ class EvaluateConfig(Section):
     )
     likelihood_items: int = Field(default=1000, ge=2, description="held-out items whose likelihood is estimated")
     importance_samples: int = Field(default=100, ge=1, description="samples of each for that estimate")
+    language_model: bool = Field(
+        default=False, description="of a text VAE: train its decoder without z as well, for the rows beside"
+    )
     samplers: list[Literal["gmm", "flow"]] = Field(
         default=["gmm", "flow"],
         description="priors fitted to a VAE's codes at the end; the best by held-out score samples",
@@ -182,6 +191,8 @@ class SampleConfig(Section):
 
     temperature: float = Field(default=1.0, gt=0, description="factor on the noise")
     truncation: float | None = Field(default=None, gt=0, description="noise beyond this is drawn anew")
+    symbols: float = Field(default=1.0, gt=0, description="temperature of the symbols of a text")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="of a text: only the likeliest symbols of so much mass")
 
 
 class Config(Section):
@@ -190,7 +201,10 @@ class Config(Section):
     recipe: str = ""
     family: str = "gan"
     modality: str = "image"
-    codec: str | None = Field(default=None, description="RUN of a VAE in whose latent space this model works")
+    codec: str | None = Field(
+        default=None, description="RUN of a VAE in whose latent space this model works, or a recipe: trained first"
+    )
+    codec_settings: dict[str, Any] = Field(default_factory=dict, description="keys for a codec that is trained first")
     data: DataConfig = DataConfig()
     data_b: DataConfig | None = Field(default=None, description="the second domain; builtin:noise for fresh noise")
     model: dict[str, Any] = Field(default_factory=dict, description="the family's own options")
@@ -306,8 +320,8 @@ def dump_yaml(config: Config) -> str:
 SAFE_TO_CHANGE = {
     "train.steps", "train.epochs", "train.minutes", "train.checkpoint_every", "train.evaluate_every", "train.keep",
     "train.log_every", "train.tensorboard", "evaluate.final_samples", "evaluate.likelihood_items",
-    "evaluate.importance_samples", "evaluate.samplers", "evaluate.content",
-    "vocoder.steps", "sample.temperature", "sample.truncation",
+    "evaluate.importance_samples", "evaluate.samplers", "evaluate.content", "vocoder.steps",
+    "sample.temperature", "sample.truncation", "sample.symbols", "sample.top_p",
 }  # fmt: skip
 
 

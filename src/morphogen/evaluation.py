@@ -82,8 +82,10 @@ def table(result: dict[str, Any]) -> Table:
     columns = [key for key in columns if not key.endswith("_error")]
     if "modes" in result:
         caption += "\nagainst the truth: " + ", ".join(f"{k} {v:.4g}" for k, v in result["modes"].items())
+    from morphogen.texts import text_lines
+
     shown = Table(
-        caption="\n".join([caption, *likelihood_lines(result), *result["notes"]]),
+        caption="\n".join([caption, *likelihood_lines(result), *text_lines(result), *result["notes"]]),
         caption_justify="left",
         padding=(0, 0),
     )
@@ -136,11 +138,21 @@ def likelihood_of(
             progress(f"likelihood of {done} of {len(x)} items, {left:.0f} s left")
     each = torch.cat(found).double()
     result |= {"iw_nll": float(each.mean()), "iw_nll_error": float(each.std() / len(each) ** 0.5), "samples": samples}
-    if family.density.discrete:
+    units = getattr(family.modality, "units", None)
+    if units is not None:
+        result |= per_unit(result["iw_nll"], len(x), units(x if x.dim() == 2 else x.argmax(1)))
+    elif family.density.discrete:
         result["bits_per_dim"] = result["iw_nll"] / (math.log(2) * x[0].numel())
     else:
         result["note"] = "This likelihood is a density of continuous values: it has no bits per dimension."
     return result
+
+
+def per_unit(nll: float, items: int, units: dict[str, int]) -> dict[str, float]:
+    """−log p(x) in nats and perplexity by unit of text; nll: the mean over `items`, units: how many they have."""
+    each = {name: nll * items / count for name, count in units.items()}
+    named = {f"nll_per_{name}": value for name, value in each.items()}
+    return named | {f"perplexity_{name}": math.exp(value) for name, value in each.items()}
 
 
 def likelihood_lines(result: dict[str, Any]) -> list[str]:

@@ -124,21 +124,22 @@ class Model:
 
     def sample(
         self, count: int = 64, seed: int = 0, label: str | list[str] | None = None, temperature: float | None = None,
-        truncation: float | None = None,
+        truncation: float | None = None, top_p: float | None = None,
     ) -> np.ndarray:  # fmt: skip
         """`count` new items, a function of seed alone; item i is the same for every count.
 
-        label: see `labels`.  temperature: factor on the noise.  truncation: noise beyond it is drawn anew. Where one is
-        not given, what is stored with the model holds.
+        label: see `labels`.  temperature: factor on the noise; of a text, temperature of its symbols.  truncation:
+        noise beyond it is drawn anew.  top_p: see `Autoregressive.sample`. Where one is not given, what is stored with
+        the model holds.
         """
-        stored = self.description.sample | {
-            key: value for key, value in (("temperature", temperature), ("truncation", truncation)) if value is not None
-        }
+        warm = "symbols" if self.modality.suffix == ".txt" and self.modality.name != "points" else "temperature"
+        given = {warm: temperature, "truncation": truncation, "top_p": top_p}
+        stored = self.description.sample | {key: value for key, value in given.items() if value is not None}
         how = validate(SampleConfig, stored, "sample.")
         labels = self.labels(label, count, seed)
         raw = sample_raw(
             self.family, self.modality, count, seed, labels,
-            how.temperature, how.truncation,
+            how.temperature, how.truncation, (how.symbols, how.top_p),
         )  # fmt: skip
         return self.modality.array(raw)
 

@@ -18,6 +18,7 @@ from morphogen.api import read_for
 from morphogen.data import Dataset
 from morphogen.data.audio import Span, joined
 from morphogen.errors import MorphogenError, UsageError
+from morphogen.modalities.text import write_lines
 from morphogen.model import Model
 
 SHEET_COLUMNS = 10  # items in a row of FILE.png
@@ -25,15 +26,22 @@ SHEET_COLUMNS = 10  # items in a row of FILE.png
 
 def write_items(
     model: Model, items: np.ndarray, out: Path, names: Sequence[str] | None = None, modality: Any = None,
-    spans: Sequence[Span] = (),
+    spans: Sequence[Span] = (), lines: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
     """Items in .npy layout → FILE.npy, FILE.gif, FILE.png (one sheet of all items, in rows), FILE.wav (sounds one after
-    another), or a folder of files, numbered or named like their sources.
+    another), or a folder of files, numbered or named like their sources; text also → FILE.txt, one item a line, and an
+    empty one for each of `lines`, the names of all items of the source, that could not be read.
 
     spans: of windows of recordings, what makes whole recordings of them again.
     """
     if out.suffix == ".npy":
         write_arrays(out, {"items": items})
+        return
+    if out.suffix == ".txt" or (items.dtype.kind == "U" and out.suffix in (".gif", ".png")):
+        if items.dtype.kind != "U" or out.suffix != ".txt":
+            raise UsageError(f"--out {out.name} does not fit this model: text goes to FILE.txt, and nothing else does.")
+        known = dict(zip(names or [], items, strict=False))
+        write_lines(out, items if lines is None else [known.get(name, "") for name in lines])
         return
     modality = modality or model.modality
     raw = modality.raw(items)
@@ -78,9 +86,10 @@ def whole_recordings(
 
 
 def check_out(out: Path) -> None:
-    """Refuse an --out that is neither a folder, FILE.npy, FILE.gif, FILE.png nor FILE.wav, before any work is done."""
-    if out.suffix in (".jpg", ".jpeg", ".npz", ".txt", ".csv"):
-        raise UsageError(f"--out takes a folder, FILE.npy, FILE.png, FILE.gif or FILE.wav, not {out.name}.")
+    """Refuse an --out of a kind that nothing is written to, before any work is done."""
+    if out.suffix in (".jpg", ".jpeg", ".npz", ".csv"):
+        kinds = "FILE.npy, FILE.png, FILE.gif, of sound FILE.wav or of text FILE.txt"
+        raise UsageError(f"--out takes a folder, {kinds}, not {out.name}.")
 
 
 def attributes_of(settings: Sequence[str] | None) -> dict[str, float]:
@@ -133,6 +142,8 @@ def require_all(items: Dataset, out: Path) -> None:
 
 def ends_of(model: Model, start: str, end: str, label: str | None, seed: int) -> np.ndarray:
     """Latent codes (2, latent_dim) of two item files."""
+    if model.modality.suffix == ".txt" and not (Path(start).exists() and Path(end).exists()):
+        return model.encode(np.array([start, end]), label, seed)  # texts themselves
     pair = [read_for(model, spec).data for spec in (start, end)]
     items = model.modality.array(np.concatenate([p[:1] for p in pair]))
     return model.encode(items, label, seed)

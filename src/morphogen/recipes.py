@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from morphogen.config import AugmentConfig, Config, DataConfig, Kind, PlayerConfig, TermConfig, TrainConfig
+from morphogen.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    Kind,
+    PlayerConfig,
+    SampleConfig,
+    TermConfig,
+    TrainConfig,
+)
 
 
 def gan_image() -> Config:
@@ -284,6 +294,80 @@ def vae_binary() -> Config:
     )
 
 
+def vae_text() -> Config:
+    """A VAE on text: a bidirectional GRU reads, an autoregressive GRU that is fed z at every step writes.
+
+    It does not collapse: every unit has free bits of KL, tokens are hidden from the decoder now and then, and the KL's
+    weight rises slowly. The same decoder without z is trained as well, as the likelihood to compare with.
+    """
+    return Config(
+        recipe="vae-text",
+        family="vae",
+        modality="text",
+        data=DataConfig(source="builtin:words"),
+        model={
+            "latent_dim": 16,
+            "likelihood": "autoregressive",
+            "free_bits": 0.3,
+            "encoder": {"kind": "gru", "hidden": 128, "embed": 128},
+            "decoder": {"kind": "gru", "hidden": 256, "embed": 128},
+        },
+        terms={"reconstruction": TermConfig(), "kl": TermConfig(warmup=1000)},
+        players={"autoencoder": PlayerConfig(lr=2e-3, betas=(0.9, 0.99), clip=20.0)},
+        augment=AugmentConfig(mode="off"),
+        train=TrainConfig(steps=4000, batch_size=64),
+        evaluate=EvaluateConfig(language_model=True),
+    )
+
+
+def gan_text() -> Config:
+    """A GAN on text: in the latent space of a text VAE, which is trained first, into RUN/codec, unless codec=RUN.
+
+    Token by token, GANs lose to maximum likelihood at equal diversity wherever both were measured; so the curve of
+    maximum likelihood over the temperature is always printed beside.
+    """
+    config = gan_codes()
+    config.recipe, config.modality, config.codec = "gan-text", "text", "vae-text"
+    config.codec_settings = {"model": {"latent_dim": 64, "free_bits": 0}, "terms": {"kl": {"weight": 0.03}}}
+    config.data = DataConfig(source="builtin:words")
+    config.augment = AugmentConfig(mode="off")
+    config.sample = SampleConfig(symbols=0.3)  # what to say is in the code: the decoder need not add chance
+    return config
+
+
+def cyclegan_text() -> Config:
+    """A cycle GAN between two bodies of text without pairs: `--data A.txt --data-b B.txt`, character by character.
+
+    Translators work on the probabilities of symbols, place by place; critics see each place's neighbours.
+    """
+    places, text = {"kind": "places"}, DataConfig(source="builtin:words", vocabulary="character")
+    return Config(
+        recipe="cyclegan-text",
+        family="cycle_gan",
+        modality="text",
+        data=text,
+        data_b=text.model_copy(),
+        model={"loss": "leastsquares", "pool": 0, "to_a": places, "to_b": places, "critic_a": places,
+               "critic_b": places},
+        terms={
+            "adversarial_a": TermConfig(),
+            "adversarial_b": TermConfig(),
+            "cycle_a": TermConfig(weight=20.0),
+            "cycle_b": TermConfig(weight=20.0),
+            "critic_a": TermConfig(),
+            "critic_b": TermConfig(),
+            "r1_a": TermConfig(weight=1e-3, every=4),
+            "r1_b": TermConfig(weight=1e-3, every=4),
+        },
+        players={
+            "generator": PlayerConfig(lr=5e-4, betas=(0.0, 0.99)),
+            "discriminator": PlayerConfig(lr=5e-4, betas=(0.0, 0.99)),
+        },
+        augment=AugmentConfig(mode="off"),
+        train=TrainConfig(steps=20_000, batch_size=32, decay_from=0.5, schedule="linear"),
+    )  # fmt: skip
+
+
 RECIPES: dict[str, Callable[[], Config]] = {
     "gan-image": gan_image,
     "gan-points": gan_points,
@@ -297,4 +381,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "vae-audio": vae_audio,
     "cyclegan-audio": cyclegan_audio,
     "cyclevae-audio": cyclevae_audio,
+    "vae-text": vae_text,
+    "gan-text": gan_text,
+    "cyclegan-text": cyclegan_text,
 }

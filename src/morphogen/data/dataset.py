@@ -21,6 +21,7 @@ from morphogen.data.audio import Span
 from morphogen.data.images import FITS, BadItem, default_size, fit_image, parse_size, to_channels
 from morphogen.data.sampler import split_indices
 from morphogen.data.sources import Source, row_keys
+from morphogen.data.text import EMPTY, rows_of
 from morphogen.errors import MorphogenError, UsageError
 
 MAX_BAD, MINIMUM = 0.1, 32
@@ -35,9 +36,10 @@ Block = tuple[np.ndarray, list[tuple[int, str]]]  # good items (n, C, H, W) in o
 class Dataset:
     """Items ready for training, all of one shape.
 
-    data: uint8 (N, C, H, W), in memory or a read-only np.memmap; or float32 (N, D) points.
-    names (N): as in the source. labels: attribute → str array (N,). space: image, points or audio.
-    rate, spans: of windows of recordings, int16 (N, C, T): their rate in Hz, and where each (N) lies.
+    data: uint8 (N, C, H, W), in memory or a read-only np.memmap; or float32 (N, D) points; or uint8
+        (N, M) texts (`data.text`); or int16 (N, C, T) windows of recordings.
+    names (N): as in the source. labels: attribute → str array (N,). space: image, points, text or audio.
+    rate, spans: of windows of recordings: their rate in Hz, and where each (N) lies.
     skipped: (absolute path, reason) of each item that could not be read; a subset keeps the whole list.
     """
 
@@ -120,11 +122,13 @@ def prepare(
     progress: Callable[[int, int], None] | None = None,
     strict: bool = True,
     memory_limit: int | None = None,
+    length: int | None = None,
 ) -> Dataset:
     """Decode all items of `source` in order, leaving unreadable ones out (they are listed in `.skipped`).
 
     size: anything `parse_size` takes; None chooses by `default_size`. fit: crop, pad or stretch, see `fit_image`.
-    channels: 1, 3 or 4; None is 1 if every image is stored as grey, else 3. progress: called with (done, total).
+    channels: 1, 3 or 4; None is 1 if every image is stored as grey, else 3. length: bytes of
+    the longest text. progress: called with (done, total).
     The array stays in memory up to `memory_limit` bytes (None: half of what is available now), else it goes to a file
     in `cache_dir` (None: $MORPHOGEN_CACHE or ~/.cache/morphogen), found again while the source is unchanged.
     Raises MorphogenError when nothing is readable, the disk is full or, if `strict`, more than `max_bad` of the items
@@ -134,6 +138,8 @@ def prepare(
         raise UsageError(f"fit is '{fit}' but must be one of {', '.join(FITS)}")
     if source.space == "points":
         data, bad = _points(source)
+    elif source.space == "text":
+        data, bad = rows_of(source, length)
     else:
         plan = _plan(source, parse_size(size), fit, channels)
         most = available_memory() // 2 if memory_limit is None else memory_limit
@@ -165,6 +171,7 @@ def _dataset(source: Source, data: np.ndarray, bad: dict[int, str]) -> Dataset:
 def refusal(source: Source, bad: dict[int, str], max_bad: float = MAX_BAD, minimum: int = MINIMUM) -> str | None:
     """The sentence that says why these data cannot be trained on, or None if they can. bad: row → reason."""
     good = len(source) - len(bad)
+    bad = {i: why for i, why in bad.items() if not why.endswith(EMPTY)}  # text has empty lines between its parts
     if bad and len(bad) > max_bad * len(source):
         i = min(bad)
         return (

@@ -20,6 +20,17 @@ from morphogen.data.idx import is_idx_folder, read_part
 from morphogen.data.images import BadItem, image_shape, read_image
 from morphogen.data.sampler import split_indices
 from morphogen.data.select import labels_from_names, parse_select, select_rows
+from morphogen.data.text import (
+    TABLES,
+    Pieces,
+    array_of,
+    column_of,
+    faults,
+    is_text_folder,
+    read_table,
+    read_text,
+    words,
+)
 from morphogen.errors import UsageError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
@@ -31,7 +42,8 @@ __all__ = ["BUILTINS", "GRID_CENTERS", "GRID_SIGMA", "RING_CENTERS", "RING_SIGMA
 class Source:
     """N items in a fixed order. Made by `open_source`.
 
-    spec: as the user wrote it. kind: folder, idx, array or builtin. space: image, points or audio.
+    spec: as the user wrote it. kind: folder, idx, array, builtin; of text line, paragraph,
+        window or row. space: image, points, text or audio.
     rate: of built-in sounds, in Hz.
     names (N): relative path with suffix in a folder, else the zero-padded index in the whole file.
     paths (N): absolute path of the file that holds the item, "" for a built-in one.
@@ -98,8 +110,10 @@ class Source:
         )
 
 
-def open_source(spec: str, *, label_pattern: str | None = None) -> Source:
+def open_source(spec: str, *, label_pattern: str | None = None, split: str = "line") -> Source:
     """Open `builtin:NAME`, a folder of images, one picture, an IDX folder, .npy or .npz, with an optional `#SELECT`.
+    Text: a .txt file or a folder of them, whose items are what `split` says (line, paragraph, window), or a column of
+    a .csv or .jsonl file, `#column=NAME`.
 
     Folder: every file that is not hidden is an item, sorted by relative path. The first-level sub-folder is the
     attribute "label" ("" for files beside the sub-folders). `label_pattern`, such as "{digit}_{speaker}_{take}", is
@@ -111,24 +125,31 @@ def open_source(spec: str, *, label_pattern: str | None = None) -> Source:
     base, text = _separate(spec)
     part, conditions = parse_select(text, spec)
     path = Path(base).expanduser().absolute()
-    if base.startswith("builtin:"):
+    if base == "builtin:words":
+        source = _text(spec, "line", [(k + 1, text.encode()) for k, text in enumerate(words())])
+    elif base.startswith("builtin:"):
         source = _open_builtin(base, spec)
+    elif path.suffix.lower() == ".txt" and path.is_file():
+        source = _text(spec, split, read_text(path, split), str(path))
+    elif path.suffix.lower() in TABLES and path.is_file():
+        pieces, columns = read_table(path, column_of(conditions))
+        source = _text(spec, "row", pieces, str(path), columns)
     elif path.suffix in (".npy", ".npz") and path.is_file():
         source = _from_array(spec, "array", str(path), *_with_labels(*read_array_file(path)))
     elif path.is_dir() and is_idx_folder(path):
         source, part = _open_idx(path, part or "train", spec), None
     elif path.is_dir() and (path / "train").is_dir() and (path / "test").is_dir():
-        source, part = _open_folder(path / (part or "train"), spec, label_pattern), None
+        source, part = _open_folder(path / (part or "train"), spec, label_pattern, split), None
     elif path.is_dir():
-        source = _open_folder(path, spec, label_pattern)
+        source = _open_folder(path, spec, label_pattern, split)
     elif path.is_file() and path.suffix.lower() in PICTURES | SOUNDS:
         space = "image" if path.suffix.lower() in PICTURES else "audio"
         source = Source(spec, "folder", space, names=[path.name], paths=[str(path)], labels={})
     else:
         state = "is not a source" if path.exists() else "does not exist"
         raise UsageError(
-            f"'{base}' {state}: name a folder of images or recordings, one of these, an IDX folder, an .npy or .npz "
-            "file or builtin:NAME"
+            f"'{base}' {state}: name a folder of images, recordings or text, one picture or recording, an IDX folder, "
+            "an .npy, .npz, .txt, .csv or .jsonl file or builtin:NAME"
         )
     if not len(source):
         raise UsageError(f"'{spec}' has no items: name a source that has some")
@@ -179,7 +200,43 @@ def _from_array(spec: str, kind: str, path: str, items: np.ndarray, labels: dict
     )
 
 
-def _open_folder(root: Path, spec: str, label_pattern: str | None) -> Source:
+def _text(
+    spec: str, unit: str, pieces: Pieces, path: str = "", labels: dict[str, list[str]] | None = None
+) -> Source:  # fmt: skip
+    """A source of text; unit: what an item is, as its faults call it."""
+    return Source(
+        spec=spec,
+        kind=unit,
+        space="text",
+        names=[f"{number - 1:06d}" for number, _ in pieces],
+        paths=[path] * len(pieces),
+        labels=labels or {},
+        bad=faults(pieces, unit),
+        _whole=array_of(pieces),
+        _rows=np.arange(len(pieces)),
+    )
+
+
+def _text_folder(root: Path, files: list[str], spec: str, labels: dict[str, list[str]], split: str) -> Source:
+    """The items of all .txt files, with the labels of their file; other files are bad items."""
+    pieces, names, paths, kept, bad = [], [], [], [], {}
+    for k, file in enumerate(files):
+        readable = file.lower().endswith(".txt")
+        own = read_text(root / file, split) if readable else [(1, b"")]
+        bad |= {len(pieces) + row: why for row, why in faults(own, split).items()} if readable else {}
+        bad |= {} if readable else {len(pieces): "not a .txt file"}
+        pieces += own
+        names += [f"{Path(file).with_suffix('').as_posix()}-{number - 1:06d}.txt" for number, _ in own]
+        paths += [str(root / file)] * len(own)
+        kept += [k] * len(own)
+    return Source(
+        spec=spec, kind=split, space="text", names=names, paths=paths,
+        labels={name: [column[k] for k in kept] for name, column in labels.items()}, bad=bad,
+        _whole=array_of(pieces), _rows=np.arange(len(pieces)),
+    )  # fmt: skip
+
+
+def _open_folder(root: Path, spec: str, label_pattern: str | None, split: str) -> Source:
     names = _list_files(root)
     labels = {}
     if any("/" in name for name in names):
@@ -188,6 +245,8 @@ def _open_folder(root: Path, spec: str, label_pattern: str | None) -> Source:
     if label_pattern and names:
         attributes, unmatched = labels_from_names(names, label_pattern)
         labels |= attributes
+    if is_text_folder(names):
+        return _text_folder(root, names, spec, labels, split)
     return Source(
         spec=spec,
         kind="folder",

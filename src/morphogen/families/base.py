@@ -9,6 +9,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -30,6 +31,16 @@ def chunks(rows: Any, y: Tensor | None, size: int = CHUNK) -> Iterator[tuple[int
     """(start, part of the rows, its labels), `size` rows at a time; rows (N, …) of an array or a tensor."""
     for start in range(0, len(rows), size):
         yield start, rows[start : start + size], None if y is None else y[start : start + size]
+
+
+def rows_of_noise(z: Tensor, width: int) -> Tensor:
+    """Numbers between 0 and 1 (B, width), each row a function of the code z (B, Z) beside it alone: so what is drawn of
+    a code does not depend on what is drawn with it."""
+    rows = [
+        torch.rand(width, generator=torch.Generator().manual_seed(seed_of(row.tobytes().hex())))
+        for row in z.detach().cpu().numpy()
+    ]
+    return torch.stack(rows).to(z.device)
 
 
 @dataclass
@@ -71,6 +82,9 @@ class Family(nn.Module, ABC):
     numbers: plain state beside the tensors (the strength of augmentation), saved in every checkpoint.
     augmentations: the values of `augment.mode` that it heeds.
     converts: whether its labels are domains between which it converts items; then it has `convert` and `converted`.
+    relaxed: whether it wants items through which gradients flow, of modalities whose items are symbols.
+    drawing: (temperature, top_p) with which symbols are drawn, where a likelihood's samples show more than its mode;
+        None for the mode. Set by `drawn`.
     for_training: names of buffers and sub-modules that only the training needs, so that they are in checkpoints and
         not in models.
     """
@@ -81,6 +95,7 @@ class Family(nn.Module, ABC):
     averaged: ClassVar[tuple[str, ...]]
     criterion: ClassVar[str] = "fid"
     converts: ClassVar[bool] = False
+    relaxed: ClassVar[bool] = False
     for_training: ClassVar[tuple[str, ...]] = ()
     augmentations: ClassVar[tuple[str, ...]] = ("off", "fixed", "adaptive")
     latent_dim: int
@@ -99,6 +114,7 @@ class Family(nn.Module, ABC):
         self.modality, self.other, self.options, self.classes = modality, other, options, classes
         self.augment = augment or AugmentConfig()
         self.numbers: dict[str, float] = {}
+        self.drawing: tuple[float, float] | None = None
 
     @abstractmethod
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
@@ -158,6 +174,19 @@ class Family(nn.Module, ABC):
                 z = (math.sqrt(2) * torch.erfinv((2 * u - 1) * inside)).float()
             chunks.append(z)
         return temperature * torch.cat(chunks)[:count]
+
+    @contextmanager
+    def drawn(self, temperature: float = 1.0, top_p: float = 1.0) -> Iterator[None]:
+        """Within, `generate`, here or in a codec, draws the symbols of its items, where it can."""
+        codec = getattr(self.modality, "codec", None)
+        families: list[Any] = [self, *([] if codec is None else [codec.family])]
+        for family in families:
+            family.drawing = (temperature, top_p)
+        try:
+            yield
+        finally:
+            for family in families:
+                family.drawing = None
 
     @torch.no_grad()
     def codes(

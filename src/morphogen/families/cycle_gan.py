@@ -103,6 +103,7 @@ class CycleGAN(Family):
         "discriminator": ("critic_a", "critic_b", "critic_joint", "r1_a", "r2_a", "r1_b", "r2_b", "r1_joint"),
     }  # fmt: skip
     averaged = ("to_a", "to_b")
+    relaxed = True
     to_a: Any
     to_b: Any
     critic_a: Any

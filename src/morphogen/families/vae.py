@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from morphogen.config import AugmentConfig, Section, near
 from morphogen.errors import UsageError
-from morphogen.families.base import CHUNK, Family, Turn, chunks, seed_of
+from morphogen.families.base import CHUNK, Family, Turn, chunks, rows_of_noise, seed_of
 from morphogen.nets import DECODERS, ENCODERS, PRIORS, build_network
 from morphogen.nets.ladder import LadderDecoder, Posterior
+from morphogen.nets.text import SilentEncoder
+from morphogen.objectives.categorical import Autoregressive
 from morphogen.objectives.likelihoods import LIKELIHOODS, Density
 from morphogen.objectives.variational import (
     Normal,
@@ -132,7 +134,7 @@ class VAE(Family):
 
     @torch.no_grad()
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
-        self.scale.copy_(x.std() if self.options.scale is None else torch.tensor(self.options.scale))
+        self.scale.copy_(x.float().std() if self.options.scale is None else torch.tensor(self.options.scale))
         self.prior.prepare(x)
 
     # ---- from items to codes and back -----------------------------------------------------------------------------
@@ -189,10 +191,13 @@ class VAE(Family):
         return self.top(self.encoder(x, y))
 
     def likelihood(self, output: Tensor, x: Tensor | None = None) -> Any:
-        """p(x|z) of a decoder's output (B, P, *S).
+        """p(x|z) of a decoder's output (B, P, *S), by the decoder's own `likelihood` where it has one.
 
         While training, with the items x (B, *space), the densities take their optimal scale and the stored one follows.
         """
+        decoder: Any = self.decoder
+        if hasattr(decoder, "likelihood"):
+            return decoder.likelihood(output.float())
         extra = {"components": self.options.components} if self.options.likelihood == "logistic" else {}
         p = self.density(output.float(), self.modality.squash, self.scale, **extra)
         if x is not None and isinstance(p, Density) and self.options.scale is None:
@@ -236,7 +241,10 @@ class VAE(Family):
     # ---- use ------------------------------------------------------------------------------------------------------
 
     def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
-        return self.likelihood(self.decoder(z, y)).mode()
+        p = self.likelihood(self.decoder(z, y))
+        if self.drawing is None or not isinstance(p, Autoregressive):
+            return p.mode()
+        return p.sample(rows_of_noise(z, p.decoder.places), *self.drawing)
 
     def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None) -> Tensor:
         prior: Any = self.prior if self.sampler is None else self.sampler
@@ -309,7 +317,7 @@ class VAE(Family):
         point = self.options.posterior == "point"
         scores = {"nelbo": error if point else error + kl, "reconstruction": error, "kl": 0.0 if point else kl}
         scores["active_units"] = float(active_units(torch.cat(posteriors)))
-        if not point:
+        if not point and not isinstance(self.encoder, SilentEncoder):
             q = Normal(torch.cat([t.mean for t, _ in tops]), torch.cat([t.log_std for t, _ in tops]))
             name = "top_mutual_information" if self.ladder else "mutual_information"
             scores[name] = mutual_information(q, torch.cat([z for _, z in tops]))
@@ -320,10 +328,13 @@ class VAE(Family):
 
 def _check_kinds(options: VAEOptions, rank: int) -> None:
     """UsageError for options that do not go together, or not with a space of `rank` numbers."""
-    if rank != 3 and LIKELIHOODS[options.likelihood].discrete:
+    if rank not in LIKELIHOODS[options.likelihood].ranks:
+        fitting = " or ".join(name for name, density in LIKELIHOODS.items() if rank in density.ranks)
         raise UsageError(
-            f"The likelihood '{options.likelihood}' is for images; set model.likelihood=gaussian or laplace."
+            f"The likelihood '{options.likelihood}' is not for data of this kind; set model.likelihood={fitting}."
         )
+    if (options.likelihood == "autoregressive") != (options.decoder.get("kind") == "gru"):
+        raise UsageError("The likelihood 'autoregressive' is that of a decoder of kind 'gru'; set both, or neither.")
     if options.target_kl is not None and options.free_bits:
         raise UsageError("model.target_kl and model.free_bits both steer the KL; set one of them.")
     if options.posterior == "point" and options.prior.get("kind", "normal") != "normal":

@@ -18,6 +18,7 @@ from morphogen.errors import UsageError
 from morphogen.metrics.classifier import ClassifierFeatures, train_classifier
 from morphogen.metrics.images import batched, digest, shrink, to_unit
 from morphogen.metrics.pretrained import Dinov2Features, InceptionFeatures
+from morphogen.metrics.text import NgramFeatures
 
 
 class Extractor(Protocol):
@@ -145,10 +146,10 @@ def choose_extractor(
 ) -> Extractor:
     """The extractor that `name` asks for: auto, points, random, classifier, inception:PATH or dinov2:PATH.
 
-    "auto" takes Fourier features for points, a classifier where 2 to 1000 labels have 20 training items each on
-    average, and random features otherwise. `see` brings raw items to pictures, where they are none. `fingerprint`
-    names the training data in the classifier's cache. `UsageError` for an unknown name or a classifier without labels;
-    `MorphogenError` for a weights file that does not fit.
+    "auto" takes Fourier features for points, n-grams for text, a classifier where 2 to 1000 labels have 20 training
+    items each on average, and random features otherwise. `see` brings raw items to pictures, where they are none.
+    `fingerprint` names the training data in the classifier's cache. `UsageError` for an unknown name or a classifier
+    without labels; `MorphogenError` for a weights file that does not fit.
     """
     kind, _, path = name.partition(":")
     if see is not None:
@@ -172,6 +173,8 @@ def choose_extractor(
         )  # fmt: skip
     if kind == "random":
         return RandomFeatures(seed, device)
+    if kind == "ngrams":
+        return NgramFeatures()
     if kind == "points":
         return PointFeatures(train_items, seed)
     raise UsageError(
@@ -180,6 +183,8 @@ def choose_extractor(
 
 
 def _automatic(items: np.ndarray, labels: np.ndarray | None) -> str:
+    if items.ndim == 2 and items.dtype == np.uint8:
+        return "ngrams"
     if items.ndim == 2 and np.issubdtype(items.dtype, np.floating):
         return "points"
     classes = 0 if labels is None else len(np.unique(labels))

@@ -36,6 +36,7 @@ from morphogen.nets.blocks import (
     shrunk,
 )
 from morphogen.nets.ladder import LadderDecoder, LadderEncoder
+from morphogen.nets.text import TEXT_DECODERS, TEXT_ENCODERS, PlacesCritic
 from morphogen.nets.translators import PatchDiscriminator
 
 
@@ -300,10 +301,11 @@ class DenseEncoder(Role):
 
 GENERATORS = {"conv": ConvGenerator, "residual": ResidualGenerator, "dense": DenseGenerator}
 DISCRIMINATORS = {"conv": ConvDiscriminator, "residual": ResidualDiscriminator, "dense": DenseDiscriminator}
-PATCH_CRITICS = {"patch": PatchDiscriminator, **DISCRIMINATORS}
+PATCH_CRITICS = {"patch": PatchDiscriminator, **DISCRIMINATORS, "places": PlacesCritic}
 PAIR_CRITICS = {"conv": PairDiscriminator}
 ENCODERS = {"conv": ConvEncoder, "residual": ResidualEncoder, "dense": DenseEncoder, "ladder": LadderEncoder}
-DECODERS = {**GENERATORS, "ladder": LadderDecoder}
+ENCODERS |= TEXT_ENCODERS
+DECODERS = {**GENERATORS, "ladder": LadderDecoder, **TEXT_DECODERS}
 
 
 def build_network(registry: Mapping[str, type[Role]], options: dict[str, Any], **context: Any) -> nn.Module:

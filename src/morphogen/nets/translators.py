@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from morphogen.nets.blocks import ResidualBlock, Role, Space, crop
+from morphogen.nets.text import PlacesTranslator
 
 
 class InstanceNorm(nn.Module):
@@ -148,4 +149,4 @@ def _at_multiple(body, x: Tensor, multiple: int) -> Tensor:
     return crop(body(wide), (height, width))
 
 
-TRANSLATORS = {"residual": ResidualTranslator, "unet": UNetTranslator}
+TRANSLATORS = {"residual": ResidualTranslator, "unet": UNetTranslator, "places": PlacesTranslator}

@@ -4,7 +4,8 @@
 
 Shapes: B batch · space (C, *S) with S = () for points · M mixture components. Images lie in [-1, 1].
 `outputs(C)` says how many channels the decoder must give. `discrete` marks probabilities of the data's own levels: only
-these have bits per dimension; the others are densities, whose nats depend on the data's scale.
+these have bits per dimension; the others are densities, whose nats depend on the data's scale. `ranks`: how many
+numbers the shape of their items' space may have.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from morphogen.objectives.categorical import Autoregressive, Categorical
 
 LEVELS = 256  # grey levels of an image
 HALF_BIN = 1 / (LEVELS - 1)  # half the distance between two levels in [-1, 1]
@@ -29,6 +32,7 @@ class Bernoulli:
     """
 
     discrete: ClassVar[bool] = True
+    ranks: ClassVar[tuple[int, ...]] = (3,)
 
     def __init__(self, output: Tensor, squash: Callable[[Tensor], Tensor], scale: Tensor):
         self.logits = output
@@ -58,6 +62,7 @@ class Density:
     """
 
     discrete: ClassVar[bool] = False
+    ranks: ClassVar[tuple[int, ...]] = (1, 3)
 
     def __init__(self, output: Tensor, squash: Callable[[Tensor], Tensor], scale: Tensor):
         self.mean, self.scale = squash(output), scale
@@ -114,6 +119,7 @@ class DiscretizedLogistic:
     """
 
     discrete: ClassVar[bool] = True
+    ranks: ClassVar[tuple[int, ...]] = (3,)
 
     def __init__(self, output: Tensor, squash: Callable[[Tensor], Tensor], scale: Tensor, components: int = 1):
         b, _, *size = output.shape
@@ -153,4 +159,5 @@ class DiscretizedLogistic:
 
 LIKELIHOODS: dict[str, Any] = {
     "bernoulli": Bernoulli, "gaussian": Gaussian, "laplace": Laplace, "logistic": DiscretizedLogistic,
+    "categorical": Categorical, "autoregressive": Autoregressive,
 }  # fmt: skip

@@ -1,0 +1,146 @@
+"""What evaluating a model of text adds: a language model of equal size, its quality and diversity over the temperature,
+and the rows of BLEU. And the first of two stages: a codec that a recipe asks for.
+
+The language model is the VAE's own decoder without z (`blind`), trained as a run of its own, RUN/language_model, for as
+many steps: so what z is worth, and what a GAN is worth beside plain maximum likelihood, is always on the table.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from morphogen.config import Config, dump_yaml, read_yaml, validate
+from morphogen.evaluation import FLOOR, SAMPLES
+from morphogen.metrics.text import LONG, TextScores
+from morphogen.model import Model, load
+from morphogen.run import RunFolder, model_folder, read_json, write_text
+
+LANGUAGE_MODEL, CODEC = "language_model", "codec"
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+Train = Callable[..., Any]
+
+
+def train_codec(config: Config, folder: RunFolder, train: Train, **given: Any) -> Config:
+    """The config with `codec` naming a run: where it names a recipe, that is trained first, into RUN/codec, on the same
+    data. Done already, it is not touched."""
+    path = folder.path / CODEC
+    assert config.codec is not None
+    if not (path / "evaluation.json").exists():
+        data = {k: v for k, v in config.data.model_dump(mode="json").items() if k not in ("source", "label")}
+        asked = {"data": data, "train": {"seed": config.train.seed}}
+        settings = [*_flat(asked), *_flat(config.codec_settings)]
+        train(config.codec, config.data.source, out=path, settings=settings, **given)
+    return config.model_copy(update={"codec": str(path)})
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Nested keys as 'a.b=c'."""
+    found: list[str] = []
+    for key, value in values.items():
+        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={json.dumps(value)}"]
+    return found
+
+
+def train_language_model(config: Config, folder: RunFolder, train: Train, **given: Any) -> None:
+    """The equal-size language model of a text VAE's config, as a run in RUN/language_model."""
+    path = folder.path / LANGUAGE_MODEL
+    if (path / "evaluation.json").exists():
+        return
+    values = config.model_dump(mode="json")
+    decoder = {**values["model"]["decoder"], "blind": True, "word_dropout": 0.0}
+    plain = {"free_bits": 0.0, "target_kl": None, "prior": {}, "latent_dim": 1}
+    values["model"] |= {"encoder": {"kind": "silent"}, "decoder": decoder, **plain}
+    values["terms"] = {"reconstruction": {}, "kl": {}}
+    values["evaluate"] |= {"language_model": False, "samplers": [], "importance_samples": 1, "final_samples": 2000}
+    values["recipe"] = ""
+    recipe = folder.path / f"{LANGUAGE_MODEL}.yaml"
+    write_text(recipe, dump_yaml(validate(Config, values)))
+    train(str(recipe), out=path, **given)
+
+
+def language_model_of(folder: Path) -> Path | None:
+    """The language model beside a run, or beside its codec; None where there is none."""
+    for path in (folder / LANGUAGE_MODEL, folder / CODEC / LANGUAGE_MODEL):
+        if (path / "evaluation.json").exists():
+            return path
+    config = folder / "config.yaml"
+    codec = read_yaml(config).get("codec") if config.exists() else None
+    beside = codec and model_folder(codec).parent / LANGUAGE_MODEL
+    return beside if beside and (beside / "evaluation.json").exists() else None
+
+
+def add_text(result: dict[str, Any], model: Model, data: Any, count: int, seed: int, folder: Path | None) -> None:
+    """BLEU and what belongs to it, of samples and of real items, into an evaluation; the language model's beside."""
+    begin = time.perf_counter()
+    scores = TextScores(data.train.data, data.heldout.data)
+    count = min(count, len(data.train))
+    samples = model.modality.raw(model.sample(count, seed))
+    real = data.train.data[np.sort(np.random.default_rng(seed).permutation(len(data.train))[:count])]
+    result["text"] = {SAMPLES: scores(samples), FLOOR: scores(real, copies=False)}
+    result["notes"].append(
+        f"BLEU is against {len(data.heldout)} held-out items, of {'characters' if scores.single else 'words'}; more "
+        "references give higher values: compare with the floor's row."
+    )
+    beside = None if folder is None else language_model_of(folder)
+    if beside is not None:
+        result["language_model"] = read_json(beside / "evaluation.json")["likelihood"] | {"run": str(beside)}
+        result["maximum_likelihood"] = curve(load(beside), scores, count, seed)
+        if folder is not None and (folder / "config.yaml").exists():
+            draw_curve(result, folder / "curve.png")
+    result["text_seconds"] = round(time.perf_counter() - begin, 1)
+
+
+def curve(language_model: Model, scores: TextScores, count: int, seed: int) -> list[dict[str, float]]:
+    """Quality and diversity of a language model's samples at each temperature."""
+    rows = []
+    for temperature in TEMPERATURES:
+        items = language_model.modality.raw(language_model.sample(count, seed, temperature=temperature))
+        rows.append({"temperature": temperature} | scores(items))
+    return rows
+
+
+def draw_curve(result: dict[str, Any], path: Path) -> None:
+    """Negative BLEU-4 against Self-BLEU-4, lower left the better, as Caccia et al. 2020, figure 1, have it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    ways = result["maximum_likelihood"]
+    axes.plot([-r["bleu4"] for r in ways], [r["self_bleu4"] for r in ways], "o-", label="maximum likelihood")
+    for r in ways:
+        axes.annotate(f" {r['temperature']:g}", (-r["bleu4"], r["self_bleu4"]), fontsize=7)
+    for name, row in result["text"].items():
+        axes.plot([-row["bleu4"]], [row["self_bleu4"]], "s", label=name)
+    axes.set_xlabel("− BLEU-4 against held-out items")
+    axes.set_ylabel("Self-BLEU-4")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def text_lines(result: dict[str, Any]) -> list[str]:
+    """What a text's evaluation says beside its table."""
+    lines, found = [], result.get("likelihood", {})
+    for whose, values in (("this model", found), ("the same decoder without z", result.get("language_model", {}))):
+        if "nll_per_token" in values:
+            kind = "per item and unit" if whose == "this model" else "for as many steps"
+            lines.append(
+                f"{whose}, {kind}: −log p(x) {values['iw_nll']:.4g}; {values['nll_per_token']:.4g} nats a token "
+                f"(perplexity {values['perplexity_token']:.4g}), {values['nll_per_character']:.4g} a character"
+            )
+    rows = dict(result.get("text", {}))
+    rows |= {f"maximum likelihood at {r['temperature']:g}": r for r in result.get("maximum_likelihood", [])}
+    for name, row in rows.items():
+        text = (
+            f"{name}: BLEU-4 {row['bleu4']:.3g}, Self-BLEU-4 {row['self_bleu4']:.3g}, distinct-2 {row['distinct2']:.3g}"
+        )
+        if "copied" in row:
+            long = row["copied_8grams"]
+            text += f", copied {100 * row['copied']:.2g} %, of {LONG}-grams {100 * long:.2g} %"
+        lines.append(text)
+    return lines

@@ -1,0 +1,311 @@
+"""Text: sources, vocabularies, likelihoods, metrics, and the command line, with answers known beforehand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_cli import call
+
+from morphogen import load
+from morphogen.data import open_source, prepare
+from morphogen.data.text import packed, unpacked, words
+from morphogen.errors import UsageError
+from morphogen.metrics.text import Copies, NgramFeatures, References, TextScores, bleu, distinct, quality
+from morphogen.modalities import Text
+from morphogen.modalities.text import text_options
+from morphogen.modalities.vocabulary import FIRST, learn, vocabulary_of
+from morphogen.nets import initialise
+from morphogen.nets.text import GRUDecoder
+
+STRANGE = ["床前明月光，疑是地上霜。", "naïve café 🤖👩‍👩‍👧", "tab\tand  two spaces ", "\u0000\u2028", "ﬁ\u0301", "a"]
+TINY_NET = ["model.encoder={kind: gru, hidden: 16, embed: 16}", "model.decoder={kind: gru, hidden: 24, embed: 16}"]
+TINY = [
+    *TINY_NET, "model.latent_dim=4", "train.batch_size=16", "evaluate.samples=64", "evaluate.final_samples=100",
+    "evaluate.likelihood_items=20", "evaluate.importance_samples=5", "evaluate.samplers=[]",
+    "train.evaluate_every=20",
+]  # fmt: skip
+
+
+def sets(*settings: str) -> list[str]:
+    return [part for s in settings for part in ("--set", s)]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "lines.txt"
+    nouns, verbs, places = ["cat", "dog", "bird", "child"], ["sits", "sleeps", "plays"], ["here", "at home", "outside"]
+    lines = [f"the {n} {v} {p}" for n, v, p in itertools.product(nouns, verbs, places)]
+    lines += [f"a {n} {v} {p}" for n, v, p in itertools.product(nouns, verbs, places)]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+# ---- sources ------------------------------------------------------------------------------------------------------
+
+
+def test_bytes_come_back():
+    rows = packed(STRANGE, 64)
+    assert unpacked(rows) == STRANGE
+    assert unpacked(packed(["床前"], 4)) == ["床"]  # cut off at a character's end
+
+
+def test_bad_lines_are_listed_with_their_number(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_bytes("\ufeffone\r\n\n".encode() + b"tw\xffo\n" + b"y" * 2000 + b"\n" + b"three words here\n" * 40)
+    data = prepare(open_source(str(path)))
+    reasons = [reason for _, reason in data.skipped]
+    assert reasons == [
+        "line 2: empty",
+        "line 3: not UTF-8 (byte 3)",
+        "line 4: 2000 bytes, more than 64; set data.length",
+    ]
+    assert all(p == str(path) for p, _ in data.skipped)
+    assert unpacked(data.data)[0] == "one"
+    assert len(data) == 41
+
+
+def test_empty_lines_do_not_make_a_text_unreadable(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("a line\n\n" * 40)
+    assert len(prepare(open_source(str(path)))) == 40
+
+
+def test_paragraphs_and_windows(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("a\nb\n\n\nc\n" + "d" * 300)
+    assert unpacked(prepare(open_source(str(path), split="paragraph"), strict=False).data)[0] == "a\nb"
+    windows = unpacked(prepare(open_source(str(path), split="window"), strict=False).data)
+    assert "".join(windows) == path.read_text()
+
+
+def test_folder_and_tables(tmp_path):
+    for label in ("x", "y"):
+        (tmp_path / "f" / label).mkdir(parents=True)
+        (tmp_path / "f" / label / "1.txt").write_text(f"{label} one\n{label} two\n")
+    source = open_source(str(tmp_path / "f"))
+    assert source.labels["label"] == ["x", "x", "y", "y"]
+    assert source.names[1] == "x/1-000001.txt"
+    (tmp_path / "t.csv").write_text('n,caption\n1,"a, b"\n2,c\n')
+    source = open_source(f"{tmp_path / 't.csv'}#column=caption,n=2")
+    assert [bytes(source.load(i)) for i in range(len(source))] == [b"c"]
+    (tmp_path / "t.jsonl").write_text('{"caption": "é", "n": 1}\n{"caption": "z"}\n')
+    source = open_source(f"{tmp_path / 't.jsonl'}#column=caption")
+    assert bytes(source.load(0)).decode() == "é"
+    with pytest.raises(UsageError, match="has the columns n, caption"):
+        open_source(str(tmp_path / "t.csv"))
+
+
+def test_builtin_words_are_the_same_every_time():
+    first = words()
+    assert first == words()
+    assert len(first) > 800
+    assert open_source("builtin:words").space == "text"
+
+
+# ---- vocabularies and the modality --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["character", "word", "bpe"])
+def test_any_text_comes_back_through_every_vocabulary(kind):
+    vocabulary = learn(["a cat sat on a mat", "a dog sat"] * 20, kind)
+    again = vocabulary_of(json.loads(json.dumps(vocabulary.state())))
+    for text in [*STRANGE, "a cat", " a  cat "]:
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+        assert again.encode(text) == vocabulary.encode(text)
+        assert all(FIRST <= number < len(vocabulary) for number in vocabulary.encode(text))
+
+
+def test_special_tokens_never_leak():
+    options = text_options(["abc", "cab"], [])
+    text = Text((8,), **options)
+    assert list(text.array(text.decode(torch.tensor([[18, 1, 19, 19], [0, 18, 18, 18]])))) == ["a", ""]
+
+
+def test_relaxed_text_is_one_hot_and_comes_back():
+    options = text_options(["abc", "cab", "a"], [])
+    text = Text((3,), **options, relaxed=True)
+    raw = packed(["abc", "a", ""], 3)
+    x = text.encode(torch.from_numpy(text.stored(raw)))
+    assert x.shape == (3, *text.space)
+    assert torch.equal(x.sum(1), torch.ones(3, text.space[1]))
+    assert (text.decode(x) == raw).all()
+
+
+def test_vocabulary_follows_the_size():
+    assert learn(["emma", "ava"] * 50).kind == "character"
+    assert learn(["a long sentence of many words, said again and again"] * 8000).kind == "bpe"
+
+
+# ---- likelihood ---------------------------------------------------------------------------------------------------
+
+
+def test_the_likelihood_of_all_texts_sums_to_one():
+    symbols, places = 4, 3  # blank, end, two letters; so items of 0, 1 or 2 letters
+    decoder = GRUDecoder((symbols, places), 2, hidden=8, embed=4).eval()
+    initialise(decoder, 0)
+    letters = [(), *itertools.product((2, 3)), *itertools.product((2, 3), repeat=2)]
+    items = torch.tensor([[*t, 1, 0, 0][:places] for t in letters])
+    p = decoder.likelihood(decoder(torch.randn(1, 2).expand(len(items), -1)))
+    assert p.log_prob(items).exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_samples_have_the_likelihood_that_is_said_and_greedy_is_the_limit():
+    decoder = GRUDecoder((5, 4), 2, hidden=8, embed=4).eval()
+    initialise(decoder, 1)
+    p = decoder.likelihood(decoder(torch.randn(1, 2, generator=torch.manual_seed(3)).expand(4000, -1)))
+    drawn = p.sample(torch.rand(4000, 4, generator=torch.manual_seed(4)))
+    first = torch.bincount(drawn[:, 0], minlength=5) / 4000
+    logits, _ = decoder.step(p.context[:1], torch.zeros(1, dtype=torch.long), None)
+    wanted = logits[0, 1:].softmax(0)
+    assert first[0] == 0
+    assert (first[1:] - wanted).abs().max() < 0.03
+    cold = p.sample(torch.rand(4000, 4), temperature=1e-4)
+    assert torch.equal(cold, p.mode())
+    assert torch.equal(p.sample(torch.rand(4000, 4), top_p=1e-6), p.mode())
+
+
+# ---- metrics ------------------------------------------------------------------------------------------------------
+
+
+def test_bleu_of_a_copy_is_one_and_of_strangers_nothing():
+    items = [tuple(["the", "cat", "sat", "on", "the", "mat"]), tuple(["a", "dog", "barks", "at", "the", "moon"])]
+    references = References(items, 4)
+    assert bleu(items[0], references) == [1.0, 1.0, 1.0]
+    assert bleu(tuple(["x", "y", "z"]), references) == [0.0, 0.0, 0.0]
+    assert bleu((), references) == [0.0, 0.0, 0.0]
+
+
+def test_bleu_by_hand():
+    references = References([tuple(["a", "b", "c", "d", "e"])], 4)
+    got = bleu(tuple(["a", "b", "c", "x"]), references, orders=(2, 3, 4))
+    p = [3 / 4, 2 / 3, 1 / 2, 0.1 / 1]  # clipped hits over n-grams; no 4-gram hits: 0.1
+    brevity = math.exp(1 - 5 / 4)
+    wanted = [brevity * math.prod(p[:n]) ** (1 / n) for n in (2, 3, 4)]
+    assert got == pytest.approx(wanted)
+    assert bleu(tuple(["a", "a", "a"]), references, orders=(1,)) == pytest.approx([1 / 3 * math.exp(1 - 5 / 3)])
+
+
+def test_self_bleu_leaves_only_the_item_itself_out():
+    twins = [tuple(["a", "b", "c", "d"])] * 2
+    assert quality(twins, References(twins, 4))["self_bleu4"] == 1.0
+    apart = [tuple(["a", "b", "c", "d"]), tuple(["e", "f", "g", "h"])]
+    assert quality(apart, References(apart, 4))["self_bleu4"] == 0.0
+    naive = [tuple(["a", "b", "c"]), tuple(["a", "b", "d"]), tuple(["c", "a", "b"])]
+    fast = References(naive, 4)
+    for k, item in enumerate(naive):
+        slow = References([other for j, other in enumerate(naive) if j != k], 4)
+        assert bleu(item, fast, number=k) == pytest.approx(bleu(item, slow))
+
+
+def test_distinct_and_copies():
+    assert distinct([("a", "a"), ("a", "b")], 1) == 0.5
+    assert distinct([("a", "a"), ("a", "b")], 2) == 1.0
+    train = [tuple(["a", "b", "c", "d", "e", "f", "g", "h", "i"])]
+    assert Copies(train)([train[0], tuple(["x", "b", "c", "d", "e", "f", "g", "h", "i"])]) == {
+        "copied": 0.5,
+        "copied_8grams": 3 / 4,
+    }
+
+
+def test_ngram_features_tell_languages_apart():
+    english, caps = packed(["the cat"] * 3, 12), packed(["EHT TAC"] * 3, 12)
+    features = NgramFeatures().features(np.concatenate([english, caps]))
+    assert np.allclose(features[0], features[1])
+    assert np.abs(features[0] - features[3]).max() > 0.5
+    wide = packed(["the cat"], 30)
+    assert np.allclose(NgramFeatures().features(wide)[0], features[0], atol=1e-5)  # the width does not matter
+
+
+def test_names_are_scored_by_characters_and_sentences_by_words():
+    names, sentences = packed(["emma", "ava"], 8), packed(["the cat sat on it", "a dog is here now"], 32)
+    assert TextScores(names, names).single
+    assert not TextScores(sentences, sentences).single
+
+
+# ---- from the command line ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vae(corpus, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("text") / "vae"
+    call("train", "vae-text", "--data", corpus, "--steps", 40, "--out", out, *sets(*TINY))
+    return out
+
+
+def test_evaluation_has_the_language_model_and_its_curve(vae):
+    result = json.loads((vae / "evaluation.json").read_text())
+    found, plain = result["likelihood"], result["language_model"]
+    assert found["perplexity_token"] == pytest.approx(math.exp(found["nll_per_token"]))
+    assert found["nll_per_character"] <= found["nll_per_token"]
+    assert plain["kl"] == 0
+    assert plain["iw_nll"] == pytest.approx(plain["reconstruction"], abs=1e-4)  # without z the bound is the likelihood
+    assert [row["temperature"] for row in result["maximum_likelihood"]] == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert {"bleu4", "self_bleu4", "copied"} <= result["text"]["samples"].keys()
+    assert (vae / "curve.png").exists()
+
+
+def test_samples_are_lines_and_a_function_of_the_seed(vae, tmp_path):
+    call("sample", vae, "-n", 30, "--out", tmp_path / "a.txt")
+    call("sample", vae, "-n", 12, "--out", tmp_path / "b.txt")
+    a, b = ((tmp_path / f"{k}.txt").read_text().splitlines() for k in "ab")
+    assert len(a) == 30
+    assert a[:12] == b
+    call("sample", vae, "-n", 30, "--out", tmp_path / "c.txt", "--temperature", 0.01)
+    assert (tmp_path / "c.txt").read_text().splitlines() != a
+    call("sample", vae, "-n", 3, "--out", tmp_path / "x.png", code=2)
+
+
+def test_lines_keep_their_order_and_bad_ones_stay_empty(vae, tmp_path):
+    (tmp_path / "in.txt").write_bytes(b"the cat sits here\n\nbad \xff line\na dog plays outside\n")
+    call("reconstruct", vae, tmp_path / "in.txt", "--out", tmp_path / "out.txt")
+    lines = (tmp_path / "out.txt").read_text().split("\n")
+    assert len(lines) == 5
+    assert lines[1] == lines[2] == lines[4] == ""
+    call("score", vae, tmp_path / "in.txt", "--out", tmp_path / "s.csv")
+    rows = (tmp_path / "s.csv").read_text().splitlines()
+    assert len(rows) == 5
+    assert rows[2].endswith(",")
+    call("encode", vae, tmp_path / "in.txt", "--out", tmp_path / "z.npy", code=1)  # row i must be item i
+    (tmp_path / "good.txt").write_text("the cat sits here\n")
+    call("encode", vae, tmp_path / "good.txt", "--out", tmp_path / "z.npy")
+    assert np.load(tmp_path / "z.npy").shape == (1, 4)
+    call("interpolate", vae, "--from", "a cat", "--to", "the dog", "--frames", 7, "--out", tmp_path / "i.txt")
+    assert len((tmp_path / "i.txt").read_text().split("\n")) == 8
+
+
+def test_a_run_is_evaluated_again_with_the_same_data(vae, capsys):
+    call("evaluate", vae, "-n", 60, "--items", 20, "--importance-samples", 5, "--json")
+    result = json.loads(capsys.readouterr().out)
+    stored = json.loads((vae / "evaluation.json").read_text())
+    assert result["likelihood"]["iw_nll"] == pytest.approx(stored["likelihood"]["iw_nll"])
+
+
+def test_one_command_makes_the_codec_and_the_gan(corpus, tmp_path):
+    codec = "codec_settings={train: {steps: 20, evaluate_every: 20, batch_size: 16}, evaluate: {samples: 64, "
+    codec += "final_samples: 64, likelihood_items: 20, importance_samples: 2, samplers: [], language_model: false}, "
+    codec += "model: {latent_dim: 4, encoder: {kind: gru, hidden: 16}, decoder: {kind: gru, hidden: 16}}}"
+    small = ["evaluate.samples=64", "evaluate.final_samples=64", "train.batch_size=16", "train.evaluate_every=20"]
+    command = ["train", "gan-text", "--data", corpus, "--steps", 20, "--out", tmp_path / "g", *sets(codec, *small)]
+    call(*command)
+    assert (tmp_path / "g" / "codec" / "model" / "weights.safetensors").exists()
+    assert (tmp_path / "g" / "model" / "codec" / "weights.safetensors").exists()
+    before = load(tmp_path / "g").sample(5)
+    assert before.dtype.kind == "U"
+    call(*command)  # going on where nothing is left to do
+    assert list(load(tmp_path / "g").sample(5)) == list(before)
+
+
+def test_killed_and_resumed_is_never_killed(corpus, tmp_path):
+    more = sets(*TINY, "evaluate.language_model=false", "train.checkpoint_every=10", "train.schedule=constant",
+                "train.ema=0")  # fmt: skip
+    for out, stages in (("whole", [20]), ("halves", [10, 20])):
+        for steps in stages:
+            call("train", "vae-text", "--data", corpus, "--steps", steps, "--out", tmp_path / out, *more)
+    states = [tmp_path / out / "checkpoints" / "step-00000020" / "state.safetensors" for out in ("whole", "halves")]
+    assert states[0].read_bytes() == states[1].read_bytes()
