@@ -26,6 +26,7 @@ from morphogen.metrics.sound import cepstra, faults, matched, mel_cepstral_disto
 from morphogen.modalities import Audio
 from morphogen.nets.vocoder import Analysis, InverseSTFT, mel_filters
 from morphogen.objectives.spectral import multi_resolution_distance
+from morphogen.run import load_tensors
 
 RATE = 8000
 
@@ -356,3 +357,59 @@ def test_the_built_in_notes_have_the_pitch_that_they_are_named_for():
     for row in range(12):  # pure tones come first
         want = dict(NOTES)[notes[row]]
         assert 1200 * abs(math.log2(pitch_of(waves[row, 200:2800]) / want)) < 12
+
+
+def test_stereo_is_kept_on_request_through_pictures_files_and_a_cycle_gan(tmp_path):
+    for side, hz in (("a", 300), ("b", 700)):
+        (tmp_path / side).mkdir()
+        for i in range(40):
+            both = np.stack([tone(hz + 5 * i, 0.3), tone(2 * hz, 0.3)], 1)
+            soundfile.write(tmp_path / side / f"{i:02d}.wav", both, RATE)
+    settings = [*SMALL[:-1], "model.to_a={width: 4, blocks: 1}", "model.to_b={width: 4, blocks: 1}",
+                "model.critic_a={width: 4}", "model.critic_b={width: 4}", "data.channels=2"]  # fmt: skip
+    api.train("cyclegan-audio", str(tmp_path / "a"), str(tmp_path / "b"), out=tmp_path / "run", steps=2,
+              settings=settings)  # fmt: skip
+    run("translate", tmp_path / "run", tmp_path / "a", "--to", "b", "--out", tmp_path / "out.v2")
+    assert {soundfile.info(p).channels for p in (tmp_path / "out.v2").glob("*.wav")} == {2}
+    run("translate", tmp_path / "run", tmp_path / "a" / "00.wav", "--to", "b", "--out", tmp_path / "one.wav")
+    assert soundfile.info(tmp_path / "one.wav").frames == 2400 + 1200  # the recording, and a pause
+
+
+def test_a_model_is_used_on_recordings_of_any_name_and_content_must_be_known(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_folder(folder)
+    pattern = ["data.label_pattern={digit}_{speaker}_{take}", "data.label=speaker"]
+    with pytest.raises(UsageError, match="Did you mean 'digit'"):
+        api.train("cyclevae-audio", str(folder), out=tmp_path / "no", settings=[*pattern, "evaluate.content=digits"])
+    settings = [*SMALL, *CYCLE_VAE, *pattern, "evaluate.content=digit"]
+    api.train("cyclevae-audio", str(folder), out=tmp_path / "run", steps=2, settings=settings)
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())["heard"]
+    assert {"domain_right", "content_kept"} <= found.keys()
+    use = tmp_path / "use"
+    use.mkdir()
+    soundfile.write(use / "hello.wav", tone(300, 1.2), RATE)
+    run("translate", tmp_path / "run", use, "--to", "ann", "--out", tmp_path / "out")
+    assert soundfile.info(tmp_path / "out" / "hello.wav").frames == 9600
+    # the vocoder of another run fits where the spectrograms are alike, and is refused in a sentence elsewhere
+    api.train("vae-audio", str(folder), out=tmp_path / "other", steps=2,
+              settings=[*SMALL, *CYCLE_VAE[:2], *CYCLE_VAE[3:], f"vocoder.source={tmp_path / 'run'}"])  # fmt: skip
+    one, other = (load_tensors(tmp_path / name / "model" / "vocoder.safetensors") for name in ("run", "other"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    with pytest.raises(UsageError, match="other sound"):
+        api.train("vae-audio", str(folder), out=tmp_path / "third", steps=2,
+                  settings=[*SMALL, "data.rate=16000", f"vocoder.source={tmp_path / 'run'}"])  # fmt: skip
+
+
+def test_recordings_that_cancel_when_mixed_are_left_out(tmp_path):
+    left = tone(300, 0.3)
+    for i in range(40):
+        soundfile.write(tmp_path / f"{i:02d}.wav", np.stack([left, left], 1), RATE)
+    soundfile.write(tmp_path / "z.wav", np.stack([left, -left], 1), RATE)
+    data = prepare_audio(open_source(str(tmp_path)))
+    assert [reason for _, reason in data.skipped] == ["silent once its channels are mixed"]
+
+
+def test_one_long_recording_is_enough(tmp_path):
+    soundfile.write(tmp_path / "long.wav", np.concatenate([tone(300 + k, 1.0) for k in range(40)]), RATE)
+    assert len(prepare_audio(open_source(str(tmp_path)), seconds=0.5)) >= 40

@@ -1,4 +1,5 @@
-"""docs/families: every name and key in it exists, both languages agree, and its formulas are what the code computes.
+"""docs/families and docs/audio: every name, key and command in them exists, both languages agree, and their formulas
+are what the code computes.
 
 Each formula is written again here with torch and numpy alone, as the document prints it; `FORMULAS` names the function
 beside which it stands. The objectives' own tests look at known values, limits and gradients instead.
@@ -9,14 +10,17 @@ from __future__ import annotations
 import importlib
 import math
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from torch import Tensor
 
-from morphogen import config
+from morphogen import api, config
+from morphogen.cli import app
 from morphogen.config import AugmentConfig, TermConfig
 from morphogen.evaluation import conversion_scores, cycle_scores, likelihood_of
 from morphogen.families import FAMILIES
@@ -27,19 +31,22 @@ from morphogen.families.gan import GAN, GANOptions
 from morphogen.families.vae import VAE, VAEOptions
 from morphogen.health import cycle_warnings
 from morphogen.metrics.extractors import RandomFeatures
-from morphogen.modalities import Image, Points
+from morphogen.modalities import Audio, Image, Points
 from morphogen.nets.ladder import Layer
 from morphogen.nets.priors import PRIORS, Coupling
+from morphogen.nets.vocoder import InverseSTFT, mel_filters
 from morphogen.objectives import adversarial, variational
 from morphogen.objectives.likelihoods import LIKELIHOODS
+from morphogen.objectives.spectral import multi_resolution_distance
 from morphogen.objectives.variational import Normal
 from morphogen.optim import term_weight
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-TEXT = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("families", "families.zh-CN")}
+PAIRS = {name: (name, f"{name}.zh-CN") for name in ("families", "audio")}
+TEXT = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for pair in PAIRS.values() for name in pair}
 PACKAGES = (
     "objectives", "families", "nets", "optim", "posthoc", "health", "evaluation", "metrics", "modalities", "recipes",
-    "loop", "api", "model.Model", "data.dataset",
+    "loop", "api", "model.Model", "data.dataset", "data.audio", "data.builtin", "vocoding",
 )  # fmt: skip
 SECTIONS = {
     "model": {
@@ -49,7 +56,7 @@ SECTIONS = {
     "augment": AugmentConfig.model_fields,
     "train": config.TrainConfig.model_fields, "evaluate": config.EvaluateConfig.model_fields,
     "data": config.DataConfig.model_fields, "data_b": config.DataConfig.model_fields,
-    "sample": config.SampleConfig.model_fields,
+    "sample": config.SampleConfig.model_fields, "vocoder": config.VocoderConfig.model_fields,
 }  # fmt: skip
 
 
@@ -89,8 +96,9 @@ def test_every_path_exists(path):
     raise AssertionError(f"no module morphogen.{path}")
 
 
-def test_every_config_key_exists():
-    for section, *rest in keys(TEXT["families"]):
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_config_key_exists(name):
+    for section, *rest in keys(TEXT[name]):
         if section == "terms":
             name, key = rest
             assert name in {t for family in FAMILIES.values() for terms in family.terms.values() for t in terms}
@@ -99,13 +107,34 @@ def test_every_config_key_exists():
             assert rest[0] in SECTIONS[section], f"{section}.{rest[0]}"
 
 
-def test_both_languages_name_the_same_and_print_the_same_formulas():
-    one, two = TEXT.values()
+@pytest.mark.parametrize(("pair", "fewest"), [(PAIRS["families"], 51), (PAIRS["audio"], 25)])
+def test_both_languages_name_the_same_and_print_the_same_formulas(pair, fewest):
+    one, two = (TEXT[name] for name in pair)
     assert paths(one) == paths(two)
     assert keys(one) == keys(two)
     assert display(one) == display(two)
     assert len(display(one)) == one.count("$$") // 2
-    assert len(paths(one)) > 50
+    assert len(paths(one)) >= fewest
+    assert commands(one) == commands(two)
+
+
+def commands(text: str) -> list[tuple[str, ...]]:
+    """The command lines of the blocks of shell."""
+    blocks = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    lines = blocks.replace("\\\n", " ").splitlines()
+    return [tuple(shlex.split(line, comments=True)) for line in lines if line.startswith("morphogen ")]
+
+
+@pytest.mark.parametrize("words", commands(TEXT["audio"]), ids=" ".join)
+def test_every_command_is_understood(words):
+    """Its verb and its options are there, and a recipe takes its settings; nothing is run."""
+    verb, rest = typer.main.get_command(app), list(words[1:])
+    while hasattr(verb, "commands"):
+        verb = verb.commands[rest.pop(0)]
+    given = verb.make_context(verb.name, rest).params
+    if verb.name == "train":
+        found = api.resolve_config(given["recipe"], given["setting"] or [], **{k: given[k] for k in ("data", "data_b")})
+        assert found.data.source == given["data"]
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -840,6 +869,72 @@ def conversions():
     return torch.tensor([found[name] for name in expected]), torch.stack(list(expected.values()))
 
 
+RATE, N_FFT, MELS = 8000, 256, 64
+WAVE = normals(120, 2, 4096) / 10
+
+
+def hz() -> np.ndarray:
+    """f₀ … f_{M+1}."""
+    mel = lambda f: 2595 * np.log10(1 + f / 700)
+    return 700 * (10 ** (np.linspace(mel(40), mel(RATE / 2), MELS + 2) / 2595) - 1)
+
+
+def filters():
+    f, bin_width, expected = hz(), RATE / N_FFT, np.zeros((MELS, N_FFT // 2 + 1))
+    for j in range(1, MELS + 1):
+        for k in range(N_FFT // 2 + 1):
+            nu = k * RATE / N_FFT
+            fall = max((f[j] - nu) / max(f[j] - f[j - 1], bin_width), (nu - f[j]) / max(f[j + 1] - f[j], bin_width))
+            expected[j - 1, k] = max(0, 1 - fall)
+    return mel_filters(RATE, N_FFT, MELS), torch.from_numpy(expected)
+
+
+def transform(wave: np.ndarray, n: int, hop: int) -> np.ndarray:
+    """The plain short-time transform of a wave (T,), (F, N/2 + 1), without anything at the ends."""
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
+    return np.stack([np.fft.rfft(hann * wave[t : t + n]) for t in range(0, len(wave) - n + 1, hop)])
+
+
+def levels():
+    """Numbers in [-1, 1], before and after they are rounded; frames lie in the middle of their hop."""
+    audio, hop = Audio((1, MELS, 32), RATE, 4096, N_FFT, N_FFT // 2, loudest=3.0), N_FFT // 2
+    raw = (WAVE * 32767).round().to(torch.int16)[:, None].numpy()
+    found, side = audio.picture(torch.from_numpy(raw) / 32767).clamp(0, 255), (N_FFT - hop) // 2
+    assert torch.equal(torch.from_numpy(audio.stored(raw)), found.round().byte())
+    w, expected = filters()[1].numpy(), []
+    for wave in raw[:, 0] / 32767:
+        x = transform(np.pad(wave, (side, N_FFT - hop - side)), N_FFT, hop).T
+        log_mel = np.log(np.maximum(1e-4, w @ np.abs(x)))
+        expected.append(np.clip(255 * (log_mel - (3.0 - 9)) / 9, 0, 255) / 127.5 - 1)
+    return audio.encode(found)[:, 0], torch.from_numpy(np.stack(expected))
+
+
+def overlap_added():
+    """Away from the ends, where frames that are not there would count."""
+    n, hop, frames = 64, 16, 20
+    s = torch.complex(normals(121, frames, n // 2 + 1), normals(122, frames, n // 2 + 1))
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
+    above, below = np.zeros((2, n + hop * (frames - 1)))
+    for t in range(frames):
+        above[t * hop : t * hop + n] += hann * np.fft.irfft(s[t].numpy())
+        below[t * hop : t * hop + n] += hann**2
+    start = (n - hop) // 2
+    found = InverseSTFT(n, hop)(s.real[None], s.imag[None])[0]
+    expected = torch.from_numpy(above / np.maximum(below, 1e-8))[start : start + frames * hop]
+    return found[n:-n], expected[n:-n]
+
+
+def spectral_distance():
+    made, wanted, each = WAVE.double(), (WAVE + normals(123, 2, 4096) / 20).double(), []
+    for n in (128, 256, 512):
+        a, b = (
+            np.abs(np.stack([transform(np.pad(w, n // 2, mode="reflect"), n, n // 4) for w in waves.numpy()]))
+            for waves in (made, wanted)
+        )
+        each.append(np.sqrt(((a - b) ** 2).sum() / (b**2).sum()) + 0.5 * np.abs(np.log(a) - np.log(b)).mean())
+    return multi_resolution_distance(made.float(), wanted.float(), (128, 256, 512)), torch.tensor(np.mean(each))
+
+
 adv, var, cvae = "objectives.adversarial.", "objectives.variational.", "families.cycle_vae.CycleVAE."
 FORMULAS = {
     adv + "relativistic_discriminator": lambda f: (f(REAL, FAKE), softplus(FAKE - REAL)),
@@ -911,12 +1006,16 @@ FORMULAS = {
     "nets.priors.Flow.log_prob": lambda _: flow(),
     "nets.priors.Coupling.to_noise": lambda _: coupling(),
     "evaluation.likelihood_of": lambda _: bits_per_dim(),
+    "nets.vocoder.mel_filters": lambda _: filters(),
+    "modalities.audio.Audio.stored": lambda _: levels(),
+    "nets.vocoder.InverseSTFT": lambda _: overlap_added(),
+    "objectives.spectral.multi_resolution_distance": lambda _: spectral_distance(),
 }
 
 
 @pytest.mark.parametrize("path", FORMULAS)
 def test_the_formula_is_what_the_code_computes(path):
-    assert path in paths(TEXT["families"]), "the document no longer prints it"
+    assert any(path in paths(text) for text in TEXT.values()), "the documents no longer print it"
     module, _, name = path.rpartition(".")
     function = getattr(adversarial if "adversarial" in module else variational, name, None)
     found, expected = (v.detach().double() for v in FORMULAS[path](function))

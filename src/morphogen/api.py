@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_
 from morphogen.data.dataset import JOINED
 from morphogen.data.images import parse_size
 from morphogen.data.recordings import prepare_audio
+from morphogen.data.sources import UNMATCHED, Source
 from morphogen.data.text import unpacked
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.evaluation import (
@@ -67,7 +69,6 @@ from morphogen.modalities import Audio, Image
 from morphogen.modalities.codes import codes_of
 from morphogen.modalities.text import text_options
 from morphogen.model import (
-    VOCODER,
     Description,
     Model,
     build_family,
@@ -259,6 +260,18 @@ def clip_of(like: Any) -> Clip:
     return Clip(like.rate, shape[1], shape[0])
 
 
+def open_for_use(spec: str, pattern: str | None, unit: str) -> Source:
+    """A source for a trained model: names need not follow the pattern that the training's labels came from."""
+    try:
+        source = open_source(spec, label_pattern=pattern, split=unit)
+    except UsageError as error:
+        if pattern is None or "label_pattern" not in str(error):
+            raise
+        return open_source(spec, split=unit)
+    source.bad = {row: why for row, why in source.bad.items() if why != UNMATCHED}
+    return source
+
+
 def _fitted(
     spec: str, like: Any, fit: str, pattern: str | None = None, minimum: int = 1, strict: bool = True,
     whole: bool = False, unit: str = "line",
@@ -267,7 +280,7 @@ def _fitted(
 
     whole: of recordings all windows that cover them, not those that training would choose.  unit: `data.split`.
     """
-    source = open_source(spec, label_pattern=pattern, split=unit)
+    source = open_source(spec, label_pattern=pattern, split=unit) if strict else open_for_use(spec, pattern, unit)
     item_shape = like.item_shape if isinstance(like, Dataset) else like.item_space
     if len(item_shape) == 2:
         return prepare_audio(source, clip=clip_of(like), minimum=minimum, strict=strict, whole=whole)
@@ -356,6 +369,14 @@ def _other(config: Config, data: Data, space: list[int], options: dict[str, Any]
     return {"modality": "image", "space": list(data.other.train.item_shape)}
 
 
+def check_content(config: Config, data: Data) -> None:
+    """UsageError where evaluate.content names no attribute of the data."""
+    content, known = config.evaluate.content, data.train.labels
+    if content is not None and content not in known:
+        has = ", ".join(known) or "none"
+        raise UsageError(f"evaluate.content is '{content}', but the items have {has}.{near(content, known)}")
+
+
 def check_terms(config: Config, family: Family) -> None:
     """Every player needs settings and its first term; no other names may be there, and no augmentation that the family
     would not heed. UsageError names the fault."""
@@ -409,17 +430,16 @@ def train(
     skipped = items.train.skipped + (items.other.train.skipped if items.other is not None else [])
     if skipped:
         display.note(f"{len(skipped)} unreadable items are left out; {folder.skipped} lists them")
+    check_content(config, items)
     description = describe(config, items, networks)
     family = build_family(description, config.augment, networks, config.train.seed, items.codec)
     check_terms(config, family)
     precision = choose(config.train.precision)
     spent = 0.0
     if isinstance(family.modality, Audio):
-        kept = [folder.path / VOCODER]
-        kept += [model_folder(config.vocoder.source) / VOCODER] if config.vocoder.source else []
         spent = ready_vocoder(
-            family.modality, items.waves(), str(data_facts(items)), config.vocoder, precision, config.train.seed, kept,
-            display.note, config.train.minutes,
+            family.modality, items.waves(), items.train.fingerprint(), config.vocoder, precision, config.train.seed,
+            folder.path, display.note, None if going_on else config.train.minutes,
         )  # fmt: skip
     let_teach(config, family, items, display)
     if init is not None and not folder.steps_saved():
@@ -475,6 +495,7 @@ def continued(config: Config, folder: RunFolder) -> Config:
         raise UsageError(
             f"{folder.path} was begun with another {unsafe[0]}; use another --out, or the settings of {folder.config}."
         )
+    config.vocoder.steps = stored.vocoder.steps  # it is trained already
     same_length = (config.train.minutes, config.train.epochs) == (stored.train.minutes, stored.train.epochs)
     if config.train.steps is None and same_length:
         config.train.steps = stored.train.steps
@@ -543,6 +564,13 @@ def pictures_of(modality: Any) -> Callable[[np.ndarray], np.ndarray] | None:
     return modality.stored if isinstance(modality, Audio) else None
 
 
+def seen_fingerprint(train: Dataset, see: Callable[[np.ndarray], np.ndarray] | None) -> str:
+    """The name of training items as an extractor sees them."""
+    if see is None:
+        return train.fingerprint()
+    return f"{train.fingerprint()}-{zlib.crc32(np.ascontiguousarray(see(train.data[:64])).data):08x}"
+
+
 def extractor_for(
     name: str, data: Data, display: Display | None = None, see: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> Any:
@@ -555,7 +583,7 @@ def extractor_for(
     extractor = choose_extractor(
         name, see=see, train_items=data.train.data, train_labels=None if label is None else data.train.labels[label],
         heldout_items=data.heldout.data, heldout_labels=None if label is None else data.heldout.labels.get(label),
-        fingerprint=data.train.fingerprint(), seed=0, autocast=precision.dtype != torch.float32,
+        fingerprint=seen_fingerprint(data.train, see), seed=0, autocast=precision.dtype != torch.float32,
         device=precision.device.type,
     )  # fmt: skip
     if display is not None:
@@ -597,11 +625,11 @@ def let_teach(config: Config, family: Family, data: Data, display: Display) -> N
 def teacher_of(domain: Data, see: Callable[[np.ndarray], np.ndarray] | None = None) -> Any:
     """A classifier of a domain's label that is to know its classes in another domain, too, of items that it is shown
     as `see` makes them."""
-    precision, see = choose(), see or (lambda items: items)
+    precision, fingerprint, see = choose(), seen_fingerprint(domain.train, see), see or (lambda items: items)
     assert domain.label is not None
     return train_classifier(
         see(domain.train.data), np.asarray(domain.train.labels[domain.label], str), see(domain.heldout.data),
-        np.asarray(domain.heldout.labels[domain.label], str), fingerprint=domain.train.fingerprint(), wide=True,
+        np.asarray(domain.heldout.labels[domain.label], str), fingerprint=fingerprint, wide=True,
         autocast=precision.dtype != torch.float32, device=precision.device.type,
     )  # fmt: skip
 
@@ -618,6 +646,7 @@ def finish(
         model, priors = choose_prior(model, data, scorer, config, display)
         model.save(folder.model)
     display.note("evaluating the best model")
+    model.description.training["content"] = config.evaluate.content
     result = evaluate_model(
         model,
         data,
@@ -743,8 +772,10 @@ def heard(model: Model, data: Data, seed: int) -> dict[str, float]:
         converted[to == goal] = model.modality.raw(model.translate(items[to == goal], str(goal), seed))
     precision = choose()
     return heard_conversions(
-        model.modality, voices(True), heldout, converted, to, str(data_facts(data)), precision.dtype != torch.float32
-    )
+        model.modality, voices(True), heldout, converted, to,
+        seen_fingerprint(data.train, model.modality.stored) + (b.train.fingerprint() if b is not None else ""),
+        precision.dtype != torch.float32,
+    )  # fmt: skip
 
 
 def evaluate_translations(
@@ -905,7 +936,7 @@ def read_for(model: Model, spec: str, domain: str = "a", whole: bool = False) ->
 def names_of(model: Model, spec: str) -> list[str]:
     """The names of all items of SRC in their order, unreadable ones too."""
     config = model.description.training.get("data_config", {})
-    return open_source(spec, label_pattern=config.get("label_pattern"), split=config.get("split", "line")).names
+    return open_for_use(spec, config.get("label_pattern"), config.get("split", "line")).names
 
 
 def labels_for(

@@ -136,13 +136,13 @@ def reconstruct(
     """What the model makes of its codes of the items: how near it can come to them, or to an attribute's."""
     from morphogen.api import labels_for, names_of, read_for
     from morphogen.model import load
-    from morphogen.output import attributes_of, check_out, require_all, write_items
+    from morphogen.output import attributes_of, check_out, require_all, whole_files, write_items
 
     moves = attributes_of(attribute)
 
     check_out(out)
     model = load(run)
-    items = read_for(model, source, whole=not out.suffix)
+    items = read_for(model, source, whole=whole_files(out))
     require_all(items, out)
     array = model.modality.array(items.data)
     made = model.reconstruct(array, labels_for(model, items, label), seed, moves)
@@ -159,7 +159,7 @@ def translate(
     from morphogen.api import names_of, read_for
     from morphogen.loop import modality_of
     from morphogen.model import load
-    from morphogen.output import check_out, require_all, write_items
+    from morphogen.output import check_out, require_all, whole_files, write_items
 
     check_out(out)
     model = load(run)
@@ -169,7 +169,7 @@ def translate(
             raise UsageError("This model has one domain and cannot translate.")
         raise UsageError(f"This model has the domains {', '.join(known)}, and not '{to}'.")
     here, to_modality = ("a", model.modality) if model.domains else ("ab"[to == "a"], modality_of(model.family, to))
-    items = read_for(model, source, here, whole=not out.suffix)
+    items = read_for(model, source, here, whole=whole_files(out))
     require_all(items, out)
     made = model.translate(modality_of(model.family, here).array(items.data), to, seed)
     write_items(model, made, out, items.names, to_modality, items.spans, names_of(model, source))

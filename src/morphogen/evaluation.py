@@ -201,7 +201,8 @@ def cycle_scores(family: Any, side: str, x: Tensor, other: Any, seed: int) -> tu
     """How honest the cycle is on items x (N, *space) of domain `side`, and the items that came back (N, *space).
 
     cycle            mean |back − x|, of values between -1 and 1
-    cycle_quantised  the same when the translation is rounded to 8 bits on the way
+    cycle_quantised  the same when the translation is rounded to 8 bits on the way; of sound, made audible and heard
+                     again
     cycle_noisy      the same with noise of 3 grey levels on it: much more than `cycle` means that the translation
                      hides what the eye does not see
     copy             1 − mean |translation − x| / the same with another item's x: 1 is a copy, 0 has nothing of it

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from morphogen.metrics.sound import CODED
+
 HIDING = 1.5, 0.025  # the cycle's error may grow so many times, and by what noise too faint to see itself amounts to
 COPIES = 0.9  # share of an item that its translation may keep while nothing comes closer to the target
 LOST = 0.5  # share of items that the way back must at least be nearest to
@@ -39,7 +41,8 @@ def sound_warnings(found: dict[str, Any]) -> list[str]:
 def cycle_warnings(result: dict[str, Any]) -> list[str]:
     """Sentences about one direction's result of `api.evaluate_translations`; none when all is well."""
     cycle, rows, found = result["cycle"], result["rows"], []
-    worst = max(("cycle_noisy", "cycle_quantised"), key=lambda name: cycle[name])
+    ways = ("cycle_noisy",) if CODED in rows else ("cycle_noisy", "cycle_quantised")  # a codec loses more than detail
+    worst = max(ways, key=lambda name: cycle[name])
     if cycle[worst] > HIDING[0] * cycle["cycle"] + HIDING[1]:
         found.append(
             f"information hiding: the way back leans on detail too faint to see (error {cycle['cycle']:.3g}, but "

@@ -30,8 +30,7 @@ from morphogen.modalities import MODALITIES, Audio, Codes
 from morphogen.nets import initialise
 from morphogen.precision import choose
 from morphogen.run import load_tensors, model_folder, new_folder, read_json, save_tensors
-
-VOCODER = "vocoder.safetensors"
+from morphogen.vocoding import VOCODER
 
 
 @dataclass

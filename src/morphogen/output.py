@@ -50,7 +50,7 @@ def write_items(
         if out.suffix == ".wav":
             if modality.name != "audio":
                 raise UsageError("FILE.wav is for sounds; this model makes none.")
-            modality.sequence(raw, out)
+            modality.sequence(whole_recordings(names, modality.array(raw), spans)[1] if spans and names else raw, out)
             return
         if out.suffix == ".gif":
             modality.animate(raw, out)
@@ -64,7 +64,7 @@ def write_items(
             (out / f"{stale:06d}{suffix}").unlink()
             stale += 1
     if spans and names is not None:
-        names, raw = whole_recordings(names, modality.array(raw), spans, modality)
+        names, raw = whole_recordings(names, modality.array(raw), spans)
     stems = Counter(str(Path(name).with_suffix("")) for name in names)
     for item, name in zip(raw, names, strict=True):
         alone = stems[str(Path(name).with_suffix(""))] == 1  # a.jpg and a.png in one folder keep their suffixes
@@ -74,7 +74,7 @@ def write_items(
 
 
 def whole_recordings(
-    names: Sequence[str], windows: np.ndarray, spans: Sequence[Span], modality: Any
+    names: Sequence[str], windows: np.ndarray, spans: Sequence[Span]
 ) -> tuple[list[str], list[np.ndarray]]:
     """(name, int16 (C, length)) of each recording that windows (N, T) or (N, T, C), in order, are parts of."""
     found: dict[int, list[int]] = {}
@@ -83,6 +83,12 @@ def whole_recordings(
     wave = lambda row: windows[row][None] if windows.ndim == 2 else windows[row].T
     whole = [joined([wave(row) for row in rows], [spans[row] for row in rows]) for rows in found.values()]
     return [names[rows[0]] for rows in found.values()], [np.rint(w * 32767).astype(np.int16) for w in whole]
+
+
+def whole_files(out: Path) -> bool:
+    """Whether `out` is for whole recordings: a folder of them, or one sound after another. In arrays and pictures a
+    recording is one window."""
+    return out.suffix not in (".npy", ".npz", ".png", ".gif", ".txt")
 
 
 def check_out(out: Path) -> None:

@@ -262,6 +262,7 @@ def cyclevae_audio() -> Config:
     to all others."""
     config = cyclevae_image()
     config.recipe, config.modality, config.data.source = "cyclevae-audio", "audio", "builtin:tones"
+    config.augment = AugmentConfig(mode="off", policy=SOUND_POLICY)
     config.model |= {
         "latent_dim": 16,
         "scale": 1.6,  # five times the numbers of a digit's picture in an item: the same balance with the other terms

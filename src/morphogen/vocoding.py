@@ -23,9 +23,10 @@ from morphogen.modalities.audio import Audio
 from morphogen.nets import initialise
 from morphogen.objectives.spectral import multi_resolution_distance
 from morphogen.precision import Precision
-from morphogen.run import load_tensors, save_tensors
+from morphogen.run import load_tensors, model_folder, save_tensors
 
 MEL = 1.0  # weight of the mean |difference| of log mel magnitudes, in nats
+VOCODER = "vocoder.safetensors"  # in a model's folder
 VERSION = 2  # part of the cache's key; raise it when the training changes
 FRAMES = 32  # of a training window
 SHARE, TRIAL = 0.25, 20  # of the minutes; steps of a trial
@@ -40,26 +41,29 @@ def loudest_of(modality: Audio, waves: np.ndarray) -> float:
 
 def ready_vocoder(
     modality: Audio, waves: np.ndarray, fingerprint: str, settings: VocoderConfig, precision: Precision, seed: int,
-    kept: list[Path], note: Callable[[str], None], minutes: float | None = None,
+    folder: Path, note: Callable[[str], None], minutes: float | None = None,
 ) -> float:  # fmt: skip
-    """Give the modality its trained vocoder: the first of `kept` that exists, the cache's, or a newly trained one; and
-    keep it under the first name. Returns the minutes that it took.
+    """Give the modality its trained vocoder: that of `settings.source`, or the one of these recordings and settings
+    that the run's folder or the cache holds, or a newly trained one; and keep it there. Returns the minutes it took.
 
-    minutes: of the whole training, of which the vocoder may take a quarter; its steps are then set to that.
+    minutes: of a training that begins; the vocoder may take a quarter, and its steps are set to that.
     """
     begin = time.perf_counter()
-    if minutes is not None and not any(path.exists() for path in kept):
+    if settings.source is not None:
+        modality.vocoder.load_state_dict(load_tensors(model_folder(settings.source) / VOCODER))
+        return 0.0
+    if minutes is not None:
         settings.steps = min(settings.steps, steps_in(modality, waves, settings, precision, SHARE * minutes))
-    about = [VERSION, fingerprint, seed, settings.model_dump(), str(precision.dtype), modality.loudest, *modality.space]
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
-    cached = cache_folder(None) / "vocoders" / f"{key}.safetensors"
-    found = next((path for path in (*kept, cached) if path.exists()), None)
+    about = [VERSION, fingerprint, seed, settings.model_dump(), str(precision.dtype), modality.loudest, modality.rate]
+    key = hashlib.sha256(json.dumps([*about, *modality.space]).encode()).hexdigest()[:24]
+    places = [folder / f"vocoder-{key}.safetensors", cache_folder(None) / "vocoders" / f"{key}.safetensors"]
+    found = next((path for path in places if path.exists()), None)
     if found is not None:
         modality.vocoder.load_state_dict(load_tensors(found))
     else:
         error = fit_vocoder(modality, waves, settings, precision, seed)
         note(f"sound is made by a vocoder trained in {time.perf_counter() - begin:.0f} s (spectral error {error:.3g})")
-    for path in (kept[0], *([] if settings.source else [cached])):
+    for path in places:
         if not path.exists():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -105,7 +105,10 @@ def plan_clip(
     shapes: Sequence[tuple[int, int, int]], rate: int | None, seconds: float | None, channels: int | None
 ) -> Clip:
     """The window for recordings of (samples, channels, rate), where the user leaves it open: the commonest rate, mono,
-    and a length that holds 99 % of them whole, but at most 128 frames. UsageError for a window below 8 frames."""
+    and a length that holds 99 % of them whole, but at most 128 frames. UsageError for a window below 8 frames, or for
+    more than two channels."""
+    if channels not in (None, 1, 2):
+        raise UsageError(f"data.channels is {channels} but must be 1 or 2 for sound")
     rate = rate or min(MOST_RATE, Counter(shape[2] for shape in shapes).most_common(1)[0][0])
     clip = Clip(rate, 0, channels or 1)
     if seconds is None:
@@ -124,6 +127,8 @@ def fit_audio(wave: np.ndarray, rate: int, clip: Clip) -> tuple[np.ndarray, floa
 
     if wave.shape[1] != clip.channels:
         wave = wave.mean(1, keepdims=True) if clip.channels == 1 else np.repeat(wave[:, :1], clip.channels, 1)
+        if np.abs(wave).max() < SILENT:
+            raise BadItem("silent once its channels are mixed")
     if rate != clip.rate:
         common = math.gcd(rate, clip.rate)
         wave = resample_poly(wave, clip.rate // common, rate // common, axis=0).astype(np.float32)

@@ -65,6 +65,8 @@ def _look(source: Source, i: int) -> tuple[bytes, tuple[int, ...], bool] | str:
         item = source.load(i)
     except BadItem as error:
         return error.reason
+    if source.space == "audio" and item.ndim == 1:
+        item = item[:, None]
     key = row_keys([item])[0] + repr(item.shape).encode()
     return key, item.shape, bool((item == item.flat[0]).all())
 

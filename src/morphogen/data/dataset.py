@@ -78,12 +78,13 @@ class Dataset:
         )
 
     def joined(self, other: "Dataset") -> "Dataset":
-        """The items of both, under 'a/' and 'b/', with the one label `JOINED` that says from which they are."""
+        """The items of both, under 'a/' and 'b/', with a label `JOINED` that says from which they are."""
         sizes = len(self), len(other)
         return Dataset(
             data=np.concatenate([self.data, other.data]),
             names=[f"{side}/{name}" for side, part in (("a", self), ("b", other)) for name in part.names],
-            labels={JOINED: np.repeat(np.array(["a", "b"]), sizes)},
+            labels={n: np.concatenate([c, other.labels[n]]) for n, c in self.labels.items() if n in other.labels}
+            | {JOINED: np.repeat(np.array(["a", "b"]), sizes)},
             skipped=self.skipped + other.skipped,
             spec=f"{self.spec} and {other.spec}",
             space=self.space,

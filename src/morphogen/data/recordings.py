@@ -47,7 +47,9 @@ def prepare_audio(
             raise MorphogenError(nothing_in(source))
         clip = plan_clip(shapes, rate, seconds, channels)
     data, spans, bad = _windows(source, clip, windows if whole else cut)
-    reason = refusal(source, bad, max_bad, minimum) if strict else None
+    reason = refusal(source, bad, max_bad, 0) if strict else None
+    if strict and not reason and len(data) < minimum:
+        reason = f"{source.spec} gives {len(data)} windows of sound and training needs at least {minimum}: add more"
     if reason:
         raise MorphogenError(reason)
     if not data:

@@ -33,6 +33,7 @@ from morphogen.data.text import (
 )
 from morphogen.errors import UsageError
 
+UNMATCHED = "name does not match label_pattern"
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 
 __all__ = ["BUILTINS", "GRID_CENTERS", "GRID_SIGMA", "RING_CENTERS", "RING_SIGMA", "Source", "open_source", "row_keys"]
@@ -254,7 +255,7 @@ def _open_folder(root: Path, spec: str, label_pattern: str | None, split: str) -
         names=names,
         paths=[str(root / name) for name in names],
         labels=labels,
-        bad={i: "name does not match label_pattern" for i in unmatched},
+        bad=dict.fromkeys(unmatched, UNMATCHED),
     )
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from morphogen.modalities.audio import RANGE
+
 
 def translation(x: Tensor, u: Tensor) -> Tensor:
     """Shift by up to an eighth of each side; what comes in from outside is black."""
@@ -57,7 +59,7 @@ def flip(x: Tensor, u: Tensor) -> Tensor:
 # ---- of sound: x (B, C, M, F) spectrograms on a logarithmic scale, with -1 for silence
 
 SILENCE = -0.99  # at or below, nothing sounds
-NATS = 7.1  # of magnitude in one unit
+NATS = RANGE / 2  # of magnitude in one unit
 
 
 def gain(x: Tensor, u: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ Shapes: C channels of sound · T samples · M mel bands, low ones first · F fra
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Audio:
         vocoder: dict[str, Any] | None = None,
     ):  # fmt: skip
         self.space, self.rate, self.samples, self.loudest = tuple(space), rate, samples, loudest
-        self.pictures = Image(self.space)
+        self.pictures = Image((1, space[0] * space[1], space[2]))  # for the eye: channels one above the other
         self.hop, self.quietest = hop, max(math.log(FLOOR), loudest - RANGE)
         self.analysis = Analysis(rate, n_fft, hop, space[1])
         self.vocoder = Vocoder(space[0], space[1], n_fft, hop, **(vocoder or {})).eval().requires_grad_(False)
@@ -117,25 +118,29 @@ class Audio:
     def preview(self, raw: np.ndarray, path: Path, columns: int) -> None:
         """int16 (N, C, T) → one PNG of the spectrograms in rows, high tones on top, and one WAV beside it of one item
         after another."""
-        self.pictures.preview(self.stored(raw)[:, :, ::-1], path, columns)
+        self.pictures.preview(self._shown(raw), path, columns)
         self.sequence(raw[: 4 * columns], path.with_suffix(".wav"))
 
     def preview_pairs(self, above: np.ndarray, below: np.ndarray, path: Path, columns: int) -> None:
         """int16 (N, C, T) → rows of spectrograms and, under each row, of their counterparts; in the WAV each is
         followed by its own."""
-        self.pictures.preview_pairs(self.stored(above)[:, :, ::-1], self.stored(below)[:, :, ::-1], path, columns)
+        self.pictures.preview_pairs(self._shown(above), self._shown(below), path, columns)
         self.sequence(np.stack([above, below], 1)[:20].reshape(-1, *above.shape[1:]), path.with_suffix(".wav"))
 
     def stretched(self, raw: np.ndarray) -> np.ndarray:
         """Both domains have windows of one shape: the items themselves."""
         return raw
 
-    def sequence(self, raw: np.ndarray, path: Path) -> None:
-        """int16 (N, C, T) → one WAV with a short pause after each."""
-        pause = np.zeros((*raw.shape[:2], int(GAP * self.rate)), np.int16)
-        self.save(np.concatenate([raw, pause], 2).transpose(1, 0, 2).reshape(raw.shape[1], -1), path)
+    def _shown(self, raw: np.ndarray) -> np.ndarray:
+        """int16 (N, C, T) → pictures uint8 (N, 1, C·M, F) with high tones on top."""
+        return self.stored(raw)[:, :, ::-1].reshape(len(raw), *self.pictures.space)
+
+    def sequence(self, raw: Sequence[np.ndarray] | np.ndarray, path: Path) -> None:
+        """Waves int16 (C, T), of any lengths, → one WAV with a short pause after each."""
+        pause = np.zeros((self.space[0], int(GAP * self.rate)), np.int16)
+        self.save(np.concatenate([part for wave in raw for part in (wave, pause)], axis=1), path)
 
     def animate(self, raw: np.ndarray, path: Path, milliseconds: int = 60) -> None:
         """int16 (N, C, T) → a GIF of the spectrograms and, beside it, a WAV of the same sequence to listen to."""
-        self.pictures.animate(np.ascontiguousarray(self.stored(raw)[:, :1, ::-1]), path, milliseconds)
+        self.pictures.animate(self._shown(raw), path, milliseconds)
         self.sequence(raw, path.with_suffix(".wav"))
