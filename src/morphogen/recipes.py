@@ -265,11 +265,12 @@ def cyclevae_audio() -> Config:
     config.augment = AugmentConfig(mode="off", policy=SOUND_POLICY)
     config.model |= {
         "latent_dim": 16,
-        "scale": 1.6,  # five times the numbers of a digit's picture in an item: the same balance with the other terms
-        "encoder": {"kind": "conv", "width": 16, "features": 128},
-        "decoder": {"kind": "conv", "width": 32},
-        "critic": {"kind": "conv", "width": 24},
+        "scale": 0.6,
+        "encoder": {"kind": "conv", "width": 16, "most": 96, "features": 128},
+        "decoder": {"kind": "conv", "width": 32, "most": 128},
+        "critic": {"kind": "conv", "width": 24, "most": 96, "features": 128},
     }
+    config.terms["adversarial"].weight = 100.0
     config.train.batch_size = 32
     return config
 

@@ -27,7 +27,7 @@ from morphogen.run import load_tensors, model_folder, save_tensors
 
 MEL = 1.0  # weight of the mean |difference| of log mel magnitudes, in nats
 VOCODER = "vocoder.safetensors"  # in a model's folder
-VERSION = 2  # part of the cache's key; raise it when the training changes
+VERSION = 3  # part of the cache's key; raise it when the training changes
 FRAMES = 32  # of a training window
 SHARE, TRIAL = 0.25, 20  # of the minutes; steps of a trial
 WARMUP = 0.1  # share of the steps in which the learning rate rises

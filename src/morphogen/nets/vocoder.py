@@ -99,6 +99,10 @@ class FrameBlock(nn.Module):
 class Vocoder(nn.Module):
     """Frames of a mel picture → frames of a finer STFT → wave.
 
+    The head says of every bin how loud it is, how fast its phase turns and where it stands. The turns are added up
+    over time, as a phase vocoder does (Flanagan & Golden 1966): convolutions alone make equal frames of equal frames,
+    and those only of tones that fit into a hop.
+
     dim: channels; depth: blocks; finer: STFT frames made of each mel frame.
     """
 
@@ -109,8 +113,11 @@ class Vocoder(nn.Module):
         self.first = nn.Conv2d(channels * mels, dim, (1, 7), padding=(0, 3))
         self.blocks = nn.Sequential(*(FrameBlock(dim, 1 / depth) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, channels * finer * 3 * self.bins)
+        self.head = nn.Linear(dim, channels * finer * 4 * self.bins)
         self.inverse = InverseSTFT(n_fft, hop // finer)
+        turn = math.pi * torch.arange(self.bins) * (hop // finer) / (n_fft // 2)  # of a bin's own frequency in a hop
+        self.register_buffer("turn", turn, persistent=False)
+        self.turn: Tensor
 
     def forward(self, picture: Tensor) -> Tensor:
         """(B, C, M, F) in [-1, 1] → (B, C, F·hop)."""
@@ -118,7 +125,11 @@ class Vocoder(nn.Module):
         x = picture.reshape(b, c * m, 1, f).contiguous(memory_format=torch.channels_last)
         h = self.norm(self.blocks(self.first(x)).permute(0, 2, 3, 1))[:, 0]  # (B, F, D)
         with torch.autocast(h.device.type, enabled=False):
-            out = self.head(h.float()).view(b, f, c, self.finer, 3, self.bins).permute(4, 0, 2, 1, 3, 5)
-            size, real, imaginary = out.flatten(1, 2).flatten(2, 3).unbind(0)  # each (B·C, F·finer, N/2 + 1)
+            out = self.head(h.float()).view(b, f, c, self.finer, 4, self.bins).permute(4, 0, 2, 1, 3, 5)
+            size, faster, real, imaginary = out.flatten(1, 2).flatten(2, 3).unbind(0)  # each (B·C, F·finer, N/2 + 1)
             size = size.clamp_max(6.0).exp() / torch.sqrt(real.square() + imaginary.square() + 1e-8)
-            return self.inverse(size * real, size * imaginary).view(b, c, -1)
+            angle = torch.cumsum(self.turn + faster, dim=1)
+            cos, sin = angle.cos(), angle.sin()
+            return self.inverse(size * (real * cos - imaginary * sin), size * (real * sin + imaginary * cos)).view(
+                b, c, -1
+            )
