@@ -265,12 +265,13 @@ def cyclevae_audio() -> Config:
     config.augment = AugmentConfig(mode="off", policy=SOUND_POLICY)
     config.model |= {
         "latent_dim": 16,
-        "scale": 0.6,
+        "scale": 0.3,
         "encoder": {"kind": "conv", "width": 16, "most": 96, "features": 128},
         "decoder": {"kind": "conv", "width": 32, "most": 128},
         "critic": {"kind": "conv", "width": 24, "most": 96, "features": 128},
     }
     config.terms["adversarial"].weight = 100.0
+    config.terms["blind"].warmup = 1500  # what is said must be in the code before who says it goes
     config.train.batch_size = 32
     return config
 
