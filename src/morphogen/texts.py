@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from morphogen.config import Config, dump_yaml, read_yaml, validate
 from morphogen.evaluation import FLOOR, SAMPLES
+from morphogen.families.base import CHUNK
 from morphogen.metrics.text import LONG, TextScores
 from morphogen.model import Model, load
+from morphogen.objectives.categorical import BLANK
 from morphogen.run import RunFolder, model_folder, read_json, write_text
 
 LANGUAGE_MODEL, CODEC = "language_model", "codec"
@@ -54,7 +58,7 @@ def train_language_model(config: Config, folder: RunFolder, train: Train, **give
         return
     values = config.model_dump(mode="json")
     decoder = {**values["model"]["decoder"], "blind": True, "word_dropout": 0.0}
-    plain = {"free_bits": 0.0, "target_kl": None, "prior": {}, "latent_dim": 1}
+    plain = {"free_bits": 0.0, "target_kl": None, "prior": {}, "latent_dim": 1, "chosen_by": "nelbo"}
     values["model"] |= {"encoder": {"kind": "silent"}, "decoder": decoder, **plain}
     values["terms"] = {"reconstruction": {}, "kl": {}}
     values["evaluate"] |= {"language_model": False, "samplers": [], "importance_samples": 1, "final_samples": 2000}
@@ -121,6 +125,34 @@ def draw_curve(result: dict[str, Any], path: Path) -> None:
     axes.set_ylabel("Self-BLEU-4")
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+@torch.no_grad()
+def text_cycle(family: Any, side: str, x: Tensor, other: Any) -> tuple[dict[str, float], Tensor]:
+    """`evaluation.cycle_scores` for relaxed text x (N, V, L) of domain `side`, and what came back (N, V, L).
+
+    cycle            share of the symbols that do not come back
+    cycle_quantised  the same when the translation is written down as text on the way; cycle_noisy is that, too: text
+                     has nothing fainter than a symbol
+    copy             share of the symbols that the translation leaves as they are
+    content_kept     1 − cycle_quantised
+    """
+    written = lambda there: other.encode(torch.from_numpy(other.stored(other.decode(there)))).to(there.device)
+    ends = {}
+    for name, spoil in (("cycle", lambda there: there), ("cycle_quantised", written)):
+        ways = [family.there_and_back(part.to(family.device), side, spoil) for part in x.split(CHUNK)]
+        ends[name] = tuple(torch.cat(parts).cpu() for parts in zip(*ways, strict=True))
+    said = x.argmax(1) != BLANK
+    scores = {name: 1 - _same(back, x, said) for name, (_, back) in ends.items()}
+    texts = family.modality if side == "a" else family.other
+    written_out = texts.encode(torch.from_numpy(texts.stored(texts.stretched(other.decode(ends["cycle"][0])))))
+    scores |= {"cycle_noisy": scores["cycle_quantised"], "copy": _same(written_out, x, said)}
+    return scores | {"content_kept": 1 - scores["cycle_quantised"]}, ends["cycle"][1]
+
+
+def _same(one: Tensor, other: Tensor, where: Tensor) -> float:
+    """The share of equal symbols of (N, V, L), of those places `where` (N, L)."""
+    return float((one.argmax(1) == other.argmax(1))[where].float().mean())
 
 
 def text_lines(result: dict[str, Any]) -> list[str]:

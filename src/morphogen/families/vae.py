@@ -49,6 +49,9 @@ class VAEOptions(Section):
         default=0.0, ge=0, description="nats of KL that a unit has free; a trained prior has one unit"
     )
     target_kl: float | None = Field(default=None, ge=0, description="nats the KL is held at, in place of pressing it")
+    chosen_by: Literal["nelbo", "reconstruction"] = Field(
+        default="nelbo", description="held-out score that chooses the best model; a codec wants its reconstruction"
+    )
     importance_samples: int = Field(default=8, ge=1, description="samples of the term 'iwae'")
     dreg: bool = Field(default=False, description="the term 'iwae' with the doubly reparameterised gradient")
     encoder: dict[str, Any] = Field(default_factory=dict, description="kind and its options")
@@ -103,6 +106,7 @@ class VAE(Family):
     ):
         super().__init__(modality, options, classes, augment)
         own, space, top = networks or {}, modality.space, options.latent_dim
+        self.criterion = options.chosen_by  # type: ignore[misc]
         self.density = LIKELIHOODS[options.likelihood]
         _check_kinds(options, len(space))
         self.code_classes = 0 if self.blind else classes
