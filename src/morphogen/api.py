@@ -68,7 +68,7 @@ from morphogen.posthoc import candidates, top_codes
 from morphogen.precision import choose
 from morphogen.recipes import RECIPES
 from morphogen.run import RunFolder, model_folder, read_json, write_json, write_text
-from morphogen.texts import add_text, text_cycle, train_codec, train_language_model
+from morphogen.texts import add_text, text_cycle, text_rows, train_codec, train_language_model
 
 NOISE = "builtin:noise"  # the second domain that is drawn anew at each step
 FITTED = 30_000  # items whose codes a post-hoc prior is fitted to
@@ -695,6 +695,8 @@ def evaluate(
         theirs.data, items.train.data, items.heldout.data, chosen, seed=seed, sample_count=count, split=items.split
     )
     add_modes(result, theirs.data, data)
+    if theirs.space == "text":
+        result["text"] = text_rows(theirs.data, items, count, seed)
     if theirs.skipped:
         result["notes"].append(f"{len(theirs.skipped)} samples could not be read and are left out")
     if theirs.space == "image":

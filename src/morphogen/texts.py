@@ -84,9 +84,7 @@ def add_text(result: dict[str, Any], model: Model, data: Any, count: int, seed: 
     begin = time.perf_counter()
     scores = TextScores(data.train.data, data.heldout.data)
     count = min(count, len(data.train))
-    samples = model.modality.raw(model.sample(count, seed))
-    real = data.train.data[np.sort(np.random.default_rng(seed).permutation(len(data.train))[:count])]
-    result["text"] = {SAMPLES: scores(samples), FLOOR: scores(real, copies=False)}
+    result["text"] = text_rows(model.modality.raw(model.sample(count, seed)), data, count, seed, scores)
     result["notes"].append(
         f"BLEU is against {len(data.heldout)} held-out items, of {'characters' if scores.single else 'words'}; more "
         "references give higher values: compare with the floor's row."
@@ -98,6 +96,16 @@ def add_text(result: dict[str, Any], model: Model, data: Any, count: int, seed: 
         if folder is not None and (folder / "config.yaml").exists():
             draw_curve(result, folder / "curve.png")
     result["text_seconds"] = round(time.perf_counter() - begin, 1)
+
+
+def text_rows(
+    samples: np.ndarray, data: Any, count: int, seed: int, scores: TextScores | None = None
+) -> dict[str, dict[str, float]]:
+    """BLEU and what belongs to it of samples uint8 (N, M), and of as many training items."""
+    scores = scores or TextScores(data.train.data, data.heldout.data)
+    count = min(count, len(data.train), len(samples))
+    real = data.train.data[np.sort(np.random.default_rng(seed).permutation(len(data.train))[:count])]
+    return {SAMPLES: scores(samples[:count]), FLOOR: scores(real, copies=False)}
 
 
 def curve(language_model: Model, scores: TextScores, count: int, seed: int) -> list[dict[str, float]]:
