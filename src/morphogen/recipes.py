@@ -330,9 +330,12 @@ def cyclevae_text() -> Config:
     config, places = cyclevae_image(), {"kind": "places"}
     config.recipe, config.modality = "cyclevae-text", "text"
     config.data = DataConfig(source="builtin:words", vocabulary="character")
-    config.model = {"latent_dim": 512, "likelihood": "categorical", "encoder": places, "decoder": places,
-                    "critic": places}  # fmt: skip
-    config.train = TrainConfig(steps=10_000, batch_size=32)
+    config.model = {"latent_dim": 512, "likelihood": "categorical", "loss": "leastsquares", "encoder": places,
+                    "decoder": places, "critic": places}  # fmt: skip
+    del config.terms["codes"]  # what a random code says is no text yet that the encoder should know
+    config.terms["cycle"] = TermConfig(warmup=3000)
+    config.terms |= {name: TermConfig(weight=1e-3, every=4) for name in ("r1", "r2")}
+    config.train = TrainConfig(steps=10_000, batch_size=32, precision="float32")
     return config
 
 

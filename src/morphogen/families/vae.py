@@ -21,7 +21,7 @@ from morphogen.families.base import CHUNK, Family, Turn, chunks, rows_of_noise, 
 from morphogen.nets import DECODERS, ENCODERS, PRIORS, build_network
 from morphogen.nets.ladder import LadderDecoder, Posterior
 from morphogen.nets.text import SilentEncoder
-from morphogen.objectives.categorical import Autoregressive
+from morphogen.objectives.categorical import Autoregressive, Categorical
 from morphogen.objectives.likelihoods import LIKELIHOODS, Density
 from morphogen.objectives.variational import (
     Normal,
@@ -246,6 +246,8 @@ class VAE(Family):
 
     def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
         p = self.likelihood(self.decoder(z, y))
+        if isinstance(p, Categorical) and p.logits.requires_grad:
+            return p.relax()  # while it learns: see there
         if self.drawing is None or not isinstance(p, Autoregressive):
             return p.mode()
         return p.sample(rows_of_noise(z, p.decoder.places), *self.drawing)

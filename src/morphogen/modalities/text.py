@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from morphogen.data.text import packed, unpacked
 from morphogen.modalities import vocabulary as v
+from morphogen.objectives.categorical import straight_through
 
 
 class Text:
@@ -59,16 +60,9 @@ class Text:
     def squash(self, x: Tensor) -> Tensor:
         """What a network's last layer (B, V, L) goes through: the softmax over the vocabulary.
 
-        While the network learns, instead a sample of that distribution, one-hot, whose gradient is that of the
-        probabilities (straight-through Gumbel softmax, Jang et al. 2017, section 2.2): a critic cannot tell it from
-        text by its being neither this symbol nor that, and a network that is undecided goes on trying.
+        While the network learns, instead a sample with the gradient of the probabilities (`straight_through`).
         """
-        if not x.requires_grad:
-            return x.float().softmax(1)
-        noise = -torch.log(-torch.log(torch.rand_like(x, dtype=torch.float32).clamp(1e-9, 1 - 1e-7)))
-        p = (x.float() + noise).softmax(1)
-        hard = F.one_hot(p.argmax(1), p.shape[1]).transpose(1, 2).float()
-        return hard - p.detach() + p
+        return straight_through(x) if x.requires_grad else x.float().softmax(1)
 
     def array(self, raw: np.ndarray) -> np.ndarray:
         """uint8 (N, M) → strings (N,)."""

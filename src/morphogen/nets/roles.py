@@ -36,7 +36,7 @@ from morphogen.nets.blocks import (
     shrunk,
 )
 from morphogen.nets.ladder import LadderDecoder, LadderEncoder
-from morphogen.nets.text import TEXT_DECODERS, TEXT_ENCODERS, PlacesCritic, PlacesDiscriminator
+from morphogen.nets.text import TEXT_DECODERS, TEXT_ENCODERS, PlacesCritic
 from morphogen.nets.translators import PatchDiscriminator
 
 
@@ -301,7 +301,6 @@ class DenseEncoder(Role):
 
 GENERATORS = {"conv": ConvGenerator, "residual": ResidualGenerator, "dense": DenseGenerator}
 DISCRIMINATORS = {"conv": ConvDiscriminator, "residual": ResidualDiscriminator, "dense": DenseDiscriminator}
-DISCRIMINATORS["places"] = PlacesDiscriminator
 PATCH_CRITICS = {"patch": PatchDiscriminator, **DISCRIMINATORS, "places": PlacesCritic}
 PAIR_CRITICS = {"conv": PairDiscriminator}
 ENCODERS = {"conv": ConvEncoder, "residual": ResidualEncoder, "dense": DenseEncoder, "ladder": LadderEncoder}

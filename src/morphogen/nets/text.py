@@ -192,13 +192,6 @@ class PlacesCritic(Role):
             return self.last(h.float()).squeeze(1)
 
 
-class PlacesDiscriminator(PlacesCritic):
-    """The mean of a logit for each place: (B,)."""
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return super().forward(x, y).mean(1)
-
-
 class PlacesEncoder(Role):
     """A code that keeps the places: of each item's latent variables, those of place 1, 2, … lie in turn, as many for
     each as are needed. What is known of the whole item, the mean over its places, is known at each."""
