@@ -95,11 +95,13 @@ class Autoregressive:
         likeliest tokens that hold so much probability (Holtzman et al. 2020, section 3.1)."""
 
         def draw(logits: Tensor, place: int) -> Tensor:
-            p, order = (logits / temperature).softmax(1).sort(1, descending=True)
-            p = torch.where(p.cumsum(1) - p < top_p, p, 0.0)
+            p = (logits / temperature).softmax(1)
+            if top_p < 1:
+                likely, order = p.sort(1, descending=True)
+                p = p.scatter(1, order, torch.where(likely.cumsum(1) - likely < top_p, likely, 0.0))
             total = p.cumsum(1)
-            chosen = (total < uniform[:, place, None] * total[:, -1:]).sum(1, keepdim=True)
-            return order.gather(1, chosen.clamp_max(p.shape[1] - 1)).squeeze(1)
+            chosen = torch.searchsorted(total, uniform[:, place, None] * total[:, -1:], right=True)
+            return chosen.squeeze(1).clamp_max(p.shape[1] - 1)  # where rounding has made of u · total the total
 
         return self._unrolled(draw)
 
