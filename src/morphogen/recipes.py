@@ -333,7 +333,10 @@ def cyclevae_text() -> Config:
     config.model = {"latent_dim": 512, "likelihood": "categorical", "loss": "leastsquares", "encoder": places,
                     "decoder": places, "critic": places}  # fmt: skip
     del config.terms["codes"]  # what a random code says is no text yet that the encoder should know
-    config.terms["cycle"] = TermConfig(warmup=3000)
+    config.terms["cycle"] = TermConfig(warmup=1000)
+    weights = {"kl": 0.05, "cycle_kl": 0.02, "consistency": 0.02}  # of nats an item: with 1 nothing is left in the code
+    config.terms |= {name: TermConfig(weight=weight, warmup=500) for name, weight in weights.items()}
+    config.terms["blind"] = TermConfig(weight=3.0, warmup=500)
     config.terms |= {name: TermConfig(weight=1e-3, every=4) for name in ("r1", "r2")}
     config.train = TrainConfig(steps=10_000, batch_size=32, precision="float32")
     return config
