@@ -21,6 +21,9 @@ from morphogen.model import Model
 ROOT = Path(__file__).resolve().parents[1]
 MNIST = "MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; CC BY-SA 3.0."
 USPS = "USPS: Y. LeCun et al. 1990, the split of The Elements of Statistical Learning."
+NAMES = "Names: A. Karpathy, makemore, of the US Social Security Administration's; MIT."
+SHAKESPEARE = "Tiny Shakespeare: A. Karpathy, char-rnn; the texts are in the public domain."
+CIPHER = "runs/ciphers/vigenere-1"  # made by: python bench/ciphers.py make runs/ciphers
 DIGITS, POST = "../shared/data/mnist#train", "../shared/data/usps#train"
 SLIM = "--set data.label=label --set 'model.to_a={width: 16, blocks: 3}' --set 'model.to_b={width: 16, blocks: 3}'"
 ZOO = {
@@ -58,6 +61,18 @@ ZOO = {
         "morphogen train vae-binary --data ../shared/data/mnist#train --steps 30000 --set train.evaluate_every=1500",
         MNIST,
     ),
+    "vae-names": (
+        "morphogen train vae-text --data ../shared/data/text/names.txt --steps 8000 --set train.batch_size=128 "
+        "--set model.latent_dim=8 --set model.decoder.word_dropout=0.02 --set train.evaluate_every=800 "
+        "--set evaluate.final_samples=3000",
+        NAMES,
+    ),
+    "cyclegan-cipher": (
+        f"morphogen train cyclegan-text --data {CIPHER}/a.txt --data-b {CIPHER}/b.txt --steps 4500 "
+        "--set 'model.to_a={kind: places, hidden: 128}' --set 'model.to_b={kind: places, hidden: 128}' "
+        "--set train.evaluate_every=1500 --set train.checkpoint_every=500",
+        SHAKESPEARE,
+    ),
 }
 
 
@@ -87,7 +102,10 @@ def publish(name: str) -> None:
 
 def draw(model: Model, run: Path, picture: Path) -> None:
     """A sheet of samples; of two data sets, translations below what they were made of; of many domains, a digit a row
-    and what it becomes in each."""
+    and what it becomes in each. Of text, the same as lines."""
+    if model.modality.suffix == ".txt" and model.family.other is not None:
+        shutil.copy(sorted(run.glob("previews/*-b-to-a.txt"))[-1], picture.with_suffix(".txt"))
+        return
     if model.family.other is not None:
         shutil.copy(sorted(run.glob("previews/*-a-to-b.png"))[-1], picture)
         return

@@ -21,7 +21,8 @@ from morphogen.modalities import Text
 from morphogen.modalities.text import text_options
 from morphogen.modalities.vocabulary import FIRST, learn, vocabulary_of
 from morphogen.nets import initialise
-from morphogen.nets.text import GRUDecoder
+from morphogen.nets.text import GRUDecoder, PlacesDecoder
+from morphogen.objectives.categorical import Categorical
 
 STRANGE = ["床前明月光，疑是地上霜。", "naïve café 🤖👩‍👩‍👧", "tab\tand  two spaces ", "\u0000\u2028", "ﬁ\u0301", "a"]
 TINY_NET = ["model.encoder={kind: gru, hidden: 16, embed: 16}", "model.decoder={kind: gru, hidden: 24, embed: 16}"]
@@ -309,3 +310,69 @@ def test_killed_and_resumed_is_never_killed(corpus, tmp_path):
             call("train", "vae-text", "--data", corpus, "--steps", steps, "--out", tmp_path / out, *more)
     states = [tmp_path / out / "checkpoints" / "step-00000020" / "state.safetensors" for out in ("whole", "halves")]
     assert states[0].read_bytes() == states[1].read_bytes()
+
+
+# ---- two domains --------------------------------------------------------------------------------------------------
+
+TWO = [
+    "evaluate.samples=32", "evaluate.final_samples=64", "train.evaluate_every=5", "evaluate.samplers=[]",
+    "evaluate.likelihood_items=20", "evaluate.importance_samples=2", "train.batch_size=8",
+]  # fmt: skip
+
+
+def test_squash_samples_while_learning_and_gives_probabilities_after():
+    text = Text((3,), **text_options(["abc", "cab", "a"], []), relaxed=True)
+    logits = torch.randn(5, *text.space, generator=torch.manual_seed(0))
+    torch.manual_seed(0)
+    assert torch.equal(text.squash(logits), logits.softmax(1))
+    learning = logits.clone().requires_grad_()
+    hard = text.squash(learning)
+    assert torch.allclose(hard.max(1).values, torch.ones(5, text.space[1]), atol=1e-6)
+    assert torch.allclose(hard.sum(1), torch.ones(5, text.space[1]), atol=1e-5)
+    (hard * torch.randn_like(hard)).sum().backward()
+    assert learning.grad is not None
+    assert learning.grad.abs().sum() > 0
+    sure = (100 * torch.nn.functional.one_hot(torch.tensor([[2, 3]]), 5).transpose(1, 2).float()).requires_grad_()
+    assert torch.equal(text.squash(sure).argmax(1), torch.tensor([[2, 3]]))
+
+
+def test_the_categorical_likelihood_is_that_of_each_place():
+    logits = torch.randn(2, 5, 3, generator=torch.manual_seed(0))
+    x = torch.nn.functional.one_hot(torch.tensor([[0, 1, 4], [2, 2, 2]]), 5).transpose(1, 2).float()
+    p = Categorical(logits, lambda t: t, torch.ones(()))
+    wanted = sum(logits[0].log_softmax(0)[k, t] for t, k in enumerate([0, 1, 4]))
+    assert p.log_prob(x)[0] == pytest.approx(float(wanted), rel=1e-5)
+    assert torch.allclose(p.mode().sum(1), torch.ones(2, 3))
+
+
+@pytest.fixture(scope="module")
+def shouted(corpus, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "shouted.txt"
+    path.write_text(corpus.read_text().upper())
+    return path
+
+
+@pytest.mark.parametrize("recipe", ["cyclegan-text", "cyclevae-text"])
+def test_translations_keep_the_order_of_lines(recipe, corpus, shouted, tmp_path):
+    small = [*TWO, "model.latent_dim=60"] if recipe == "cyclevae-text" else TWO
+    call("train", recipe, "--data", corpus, "--data-b", shouted, "--steps", 5, "--out", tmp_path / "r", *sets(*small))
+    (tmp_path / "in.txt").write_bytes(b"the cat sits here\n\na dog plays outside\n")
+    call("translate", tmp_path / "r", tmp_path / "in.txt", "--to", "b", "--out", tmp_path / "out.txt")
+    lines = (tmp_path / "out.txt").read_text().split("\n")
+    assert len(lines) == 4
+    assert lines[1] == ""
+    result = json.loads((tmp_path / "r" / "evaluation.json").read_text())
+    if recipe == "cyclegan-text":
+        assert result["cycle"]["copy"] + result["back"]["cycle"]["copy"] < 1
+        assert 0 <= result["cycle"]["cycle_quantised"] <= 1
+
+
+def test_places_keep_their_places():
+    """A code's variables of one place make that place's symbol, and no other."""
+    decoder = PlacesDecoder((5, 4), 12, hidden=8).eval()
+    initialise(decoder, 0)
+    z = torch.randn(1, 12, generator=torch.manual_seed(0))
+    other = z.clone().view(1, 3, 4)
+    other[:, :, 2] += 1
+    changed = (decoder(z) != decoder(other.view(1, 12))).any(1)[0]
+    assert changed.tolist() == [False, False, True, False]

@@ -36,7 +36,7 @@ from morphogen.data.dataset import JOINED
 from morphogen.data.images import parse_size
 from morphogen.data.recordings import prepare_audio
 from morphogen.data.sources import UNMATCHED, Source
-from morphogen.data.text import unpacked
+from morphogen.data.text import packed, unpacked
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.evaluation import (
     HeldoutScore,
@@ -81,7 +81,7 @@ from morphogen.posthoc import candidates, top_codes
 from morphogen.precision import choose
 from morphogen.recipes import RECIPES
 from morphogen.run import RunFolder, model_folder, read_json, write_json, write_text
-from morphogen.texts import add_text, train_codec, train_language_model
+from morphogen.texts import add_text, text_cycle, text_rows, train_codec, train_language_model
 from morphogen.vocoding import loudest_of, ready_vocoder
 
 NOISE = "builtin:noise"  # the second domain that is drawn anew at each step
@@ -184,11 +184,25 @@ def _joined(a: Data, config: Config) -> Data:
     if a.codec is not None:
         raise UsageError("A codec has one domain; leave codec or --data-b out.")
     space = a.train.item_shape
+    if a.train.space == "text":
+        return _joined_texts(a, config)
     same = {"size": f"{space[1]}x{space[2]}", "channels": space[0]} if len(space) == 3 else {}
     like = a.train if a.train.space == "audio" else None
     b = _domain(config.data_b.model_copy(update=same), config.train.seed, like is not None, like)
     if b.train.item_shape != space:
         raise UsageError(f"The two sources differ in kind: items of shape {space} and {b.train.item_shape}.")
+    return Data(a.train.joined(b.train), a.heldout.joined(b.heldout), JOINED, ["a", "b"], f"{a.split}; {b.split}")
+
+
+def _joined_texts(a: Data, config: Config) -> Data:
+    """`_joined` for two texts: the shorter rows are made as wide as the others."""
+    assert config.data_b is not None
+    b = _domain(config.data_b, config.train.seed)
+    if b.train.space != "text":
+        raise UsageError(f"The two sources differ in kind: text, and {b.train.space}.")
+    width = max(a.train.item_shape[0], b.train.item_shape[0])
+    for part in (a.train, a.heldout, b.train, b.heldout):
+        part.data = packed(unpacked(part.data), width)
     return Data(a.train.joined(b.train), a.heldout.joined(b.heldout), JOINED, ["a", "b"], f"{a.split}; {b.split}")
 
 
@@ -809,6 +823,8 @@ def cycle_report(family: Any, side: str, domain: Data, seed: int) -> dict[str, f
     rows = spaced(len(domain.heldout), 1000)
     modality, other = modality_of(family, side), modality_of(family, "b" if side == "a" else "a")
     raw = torch.from_numpy(modality.stored(np.ascontiguousarray(domain.heldout.data[rows])))
+    if domain.train.space == "text":
+        return text_cycle(family, side, modality.encode(raw), other)[0]
     scores, back = cycle_scores(family, side, modality.encode(raw), other, seed)
     if domain.label is not None:
         see = pictures_of(modality)
@@ -857,6 +873,8 @@ def evaluate(
         theirs.data, items.train.data, items.heldout.data, chosen, seed=seed, sample_count=count, split=items.split
     )
     add_modes(result, theirs.data, data)
+    if theirs.space == "text":
+        result["text"] = text_rows(theirs.data, items, count, seed)
     if theirs.skipped:
         result["notes"].append(f"{len(theirs.skipped)} samples could not be read and are left out")
     if theirs.space == "image":

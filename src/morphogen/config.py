@@ -320,8 +320,8 @@ def dump_yaml(config: Config) -> str:
 SAFE_TO_CHANGE = {
     "train.steps", "train.epochs", "train.minutes", "train.checkpoint_every", "train.evaluate_every", "train.keep",
     "train.log_every", "train.tensorboard", "evaluate.final_samples", "evaluate.likelihood_items",
-    "evaluate.importance_samples", "evaluate.samplers", "evaluate.content", "vocoder.steps",
-    "sample.temperature", "sample.truncation", "sample.symbols", "sample.top_p",
+    "evaluate.importance_samples", "evaluate.samplers", "evaluate.content", "evaluate.language_model",
+    "vocoder.steps", "sample.temperature", "sample.truncation", "sample.symbols", "sample.top_p",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from morphogen.families.vae import VAE
 from morphogen.health import warnings
 from morphogen.metrics.distances import METRICS, draw, frechet_between, gaussian, kernel_distance
 from morphogen.metrics.extractors import ClassifierFeatures, Extractor
+from morphogen.metrics.text import LONG
 from morphogen.nets.translators import fitted
 
 SAMPLES, FLOOR = "samples", "real held-out data"
@@ -82,8 +83,6 @@ def table(result: dict[str, Any]) -> Table:
     columns = [key for key in columns if not key.endswith("_error")]
     if "modes" in result:
         caption += "\nagainst the truth: " + ", ".join(f"{k} {v:.4g}" for k, v in result["modes"].items())
-    from morphogen.texts import text_lines
-
     shown = Table(
         caption="\n".join([caption, *likelihood_lines(result), *text_lines(result), *result["notes"]]),
         caption_justify="left",
@@ -190,6 +189,29 @@ def likelihood_lines(result: dict[str, Any]) -> list[str]:
     if "priors" in result:
         scores = ", ".join(f"{name} FID {v['fid']:.3g}" for name, v in result["priors"].items())
         lines.append(f"priors by held-out score: {scores}")
+    return lines
+
+
+def text_lines(result: dict[str, Any]) -> list[str]:
+    """What a text's evaluation says beside its table."""
+    lines, found = [], result.get("likelihood", {})
+    for whose, values in (("this model", found), ("the same decoder without z", result.get("language_model", {}))):
+        if "nll_per_token" in values:
+            kind = "per item and unit" if whose == "this model" else "for as many steps"
+            lines.append(
+                f"{whose}, {kind}: −log p(x) {values['iw_nll']:.4g}; {values['nll_per_token']:.4g} nats a token "
+                f"(perplexity {values['perplexity_token']:.4g}), {values['nll_per_character']:.4g} a character"
+            )
+    rows = dict(result.get("text", {}))
+    rows |= {f"maximum likelihood at {r['temperature']:g}": r for r in result.get("maximum_likelihood", [])}
+    for name, row in rows.items():
+        text = (
+            f"{name}: BLEU-4 {row['bleu4']:.3g}, Self-BLEU-4 {row['self_bleu4']:.3g}, distinct-2 {row['distinct2']:.3g}"
+        )
+        if "copied" in row:
+            long = row["copied_8grams"]
+            text += f", copied {100 * row['copied']:.2g} %, of {LONG}-grams {100 * long:.2g} %"
+        lines.append(text)
     return lines
 
 

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from morphogen.config import Config, dump_yaml, read_yaml, validate
 from morphogen.evaluation import FLOOR, SAMPLES
-from morphogen.metrics.text import LONG, TextScores
+from morphogen.families.base import CHUNK
+from morphogen.metrics.text import TextScores
 from morphogen.model import Model, load
+from morphogen.objectives.categorical import BLANK
 from morphogen.run import RunFolder, model_folder, read_json, write_text
 
 LANGUAGE_MODEL, CODEC = "language_model", "codec"
@@ -54,7 +58,7 @@ def train_language_model(config: Config, folder: RunFolder, train: Train, **give
         return
     values = config.model_dump(mode="json")
     decoder = {**values["model"]["decoder"], "blind": True, "word_dropout": 0.0}
-    plain = {"free_bits": 0.0, "target_kl": None, "prior": {}, "latent_dim": 1}
+    plain = {"free_bits": 0.0, "target_kl": None, "prior": {}, "latent_dim": 1, "chosen_by": "nelbo"}
     values["model"] |= {"encoder": {"kind": "silent"}, "decoder": decoder, **plain}
     values["terms"] = {"reconstruction": {}, "kl": {}}
     values["evaluate"] |= {"language_model": False, "samplers": [], "importance_samples": 1, "final_samples": 2000}
@@ -80,9 +84,7 @@ def add_text(result: dict[str, Any], model: Model, data: Any, count: int, seed: 
     begin = time.perf_counter()
     scores = TextScores(data.train.data, data.heldout.data)
     count = min(count, len(data.train))
-    samples = model.modality.raw(model.sample(count, seed))
-    real = data.train.data[np.sort(np.random.default_rng(seed).permutation(len(data.train))[:count])]
-    result["text"] = {SAMPLES: scores(samples), FLOOR: scores(real, copies=False)}
+    result["text"] = text_rows(model.modality.raw(model.sample(count, seed)), data, count, seed, scores)
     result["notes"].append(
         f"BLEU is against {len(data.heldout)} held-out items, of {'characters' if scores.single else 'words'}; more "
         "references give higher values: compare with the floor's row."
@@ -94,6 +96,16 @@ def add_text(result: dict[str, Any], model: Model, data: Any, count: int, seed: 
         if folder is not None and (folder / "config.yaml").exists():
             draw_curve(result, folder / "curve.png")
     result["text_seconds"] = round(time.perf_counter() - begin, 1)
+
+
+def text_rows(
+    samples: np.ndarray, data: Any, count: int, seed: int, scores: TextScores | None = None
+) -> dict[str, dict[str, float]]:
+    """BLEU and what belongs to it of samples uint8 (N, M), and of as many training items."""
+    scores = scores or TextScores(data.train.data, data.heldout.data)
+    count = min(count, len(data.train), len(samples))
+    real = data.train.data[np.sort(np.random.default_rng(seed).permutation(len(data.train))[:count])]
+    return {SAMPLES: scores(samples[:count]), FLOOR: scores(real, copies=False)}
 
 
 def curve(language_model: Model, scores: TextScores, count: int, seed: int) -> list[dict[str, float]]:
@@ -123,24 +135,29 @@ def draw_curve(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def text_lines(result: dict[str, Any]) -> list[str]:
-    """What a text's evaluation says beside its table."""
-    lines, found = [], result.get("likelihood", {})
-    for whose, values in (("this model", found), ("the same decoder without z", result.get("language_model", {}))):
-        if "nll_per_token" in values:
-            kind = "per item and unit" if whose == "this model" else "for as many steps"
-            lines.append(
-                f"{whose}, {kind}: −log p(x) {values['iw_nll']:.4g}; {values['nll_per_token']:.4g} nats a token "
-                f"(perplexity {values['perplexity_token']:.4g}), {values['nll_per_character']:.4g} a character"
-            )
-    rows = dict(result.get("text", {}))
-    rows |= {f"maximum likelihood at {r['temperature']:g}": r for r in result.get("maximum_likelihood", [])}
-    for name, row in rows.items():
-        text = (
-            f"{name}: BLEU-4 {row['bleu4']:.3g}, Self-BLEU-4 {row['self_bleu4']:.3g}, distinct-2 {row['distinct2']:.3g}"
-        )
-        if "copied" in row:
-            long = row["copied_8grams"]
-            text += f", copied {100 * row['copied']:.2g} %, of {LONG}-grams {100 * long:.2g} %"
-        lines.append(text)
-    return lines
+@torch.no_grad()
+def text_cycle(family: Any, side: str, x: Tensor, other: Any) -> tuple[dict[str, float], Tensor]:
+    """`evaluation.cycle_scores` for relaxed text x (N, V, L) of domain `side`, and what came back (N, V, L).
+
+    cycle            share of the symbols that do not come back
+    cycle_quantised  the same when the translation is written down as text on the way; cycle_noisy is that, too: text
+                     has nothing fainter than a symbol
+    copy             share of the symbols that the translation leaves as they are
+    content_kept     1 − cycle_quantised
+    """
+    written = lambda there: other.encode(torch.from_numpy(other.stored(other.decode(there)))).to(there.device)
+    ends = {}
+    for name, spoil in (("cycle", lambda there: there), ("cycle_quantised", written)):
+        ways = [family.there_and_back(part.to(family.device), side, spoil) for part in x.split(CHUNK)]
+        ends[name] = tuple(torch.cat(parts).cpu() for parts in zip(*ways, strict=True))
+    said = x.argmax(1) != BLANK
+    scores = {name: 1 - _same(back, x, said) for name, (_, back) in ends.items()}
+    texts = family.modality if side == "a" else family.other
+    written_out = texts.encode(torch.from_numpy(texts.stored(texts.stretched(other.decode(ends["cycle"][0])))))
+    scores |= {"cycle_noisy": scores["cycle_quantised"], "copy": _same(written_out, x, said)}
+    return scores | {"content_kept": 1 - scores["cycle_quantised"]}, ends["cycle"][1]
+
+
+def _same(one: Tensor, other: Tensor, where: Tensor) -> float:
+    """The share of equal symbols of (N, V, L), of those places `where` (N, L)."""
+    return float((one.argmax(1) == other.argmax(1))[where].float().mean())

@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
 from morphogen.families.base import Turn, chunks, seed_of
-from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, judge, slope_penalty, spread_of
+from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, judge, slope_penalty, spread_of, whole
 from morphogen.families.vae import VAE, Explanation, VAEOptions
-from morphogen.nets import DISCRIMINATORS, ENCODERS, build_network
+from morphogen.nets import ENCODERS, PATCH_CRITICS, build_network
 from morphogen.objectives.adversarial import LOSSES
 
 PROBED = 512  # codes that the probe learns from at once
@@ -90,7 +90,7 @@ class CycleVAE(VAE):
         if classes:
             self.numbers["pooled"] = 0
             self.critic = own.get("critic") or build_network(
-                DISCRIMINATORS, options.critic, space=space, classes=classes
+                PATCH_CRITICS, {"kind": "conv", **options.critic}, space=space, classes=classes
             )
             probe = {"kind": "dense", **options.probe}
             self.probe = own.get("probe") or build_network(ENCODERS, probe, space=(self.top_dim,), outputs=classes)
@@ -188,7 +188,7 @@ class CycleVAE(VAE):
 
     def _adversarial(self, turn: Turn, x: Tensor, y: Tensor | None, fake: Tensor, fake_y: Tensor) -> Tensor:
         judge_real = lambda: self._judge(turn, "real", x, y)
-        return fooling(self.options.loss, judge_real, lambda: self._judge(turn, "fake", fake, fake_y))
+        return whole(fooling(self.options.loss, judge_real, lambda: self._judge(turn, "fake", fake, fake_y)))
 
     def _judge(self, turn: Turn, purpose: str, x: Tensor, y: Tensor | None) -> Tensor:
         return judge(self.critic, turn, purpose, x, y, self.augment, self.numbers["augment"])
@@ -203,7 +203,7 @@ class CycleVAE(VAE):
                 with torch.no_grad():
                     fake = self.generate(self.explain(self.encoder(x, None), y, None).code, fake_y)
             logits = self._judge(turn, "both", torch.cat([x, fake]), torch.cat([y, fake_y])).chunk(2)
-            terms["critic"] = LOSSES[self.options.loss].discriminator(*logits)
+            terms["critic"] = whole(LOSSES[self.options.loss].discriminator(*logits))
             for name, items, item_y in (("r1", x, y), ("r2", fake, fake_y)):
                 if name in turn.weights:
                     terms[name] = slope_penalty(

@@ -21,7 +21,7 @@ from morphogen.families.base import CHUNK, Family, Turn, chunks, rows_of_noise, 
 from morphogen.nets import DECODERS, ENCODERS, PRIORS, build_network
 from morphogen.nets.ladder import LadderDecoder, Posterior
 from morphogen.nets.text import SilentEncoder
-from morphogen.objectives.categorical import Autoregressive
+from morphogen.objectives.categorical import Autoregressive, Categorical
 from morphogen.objectives.likelihoods import LIKELIHOODS, Density
 from morphogen.objectives.variational import (
     Normal,
@@ -49,6 +49,9 @@ class VAEOptions(Section):
         default=0.0, ge=0, description="nats of KL that a unit has free; a trained prior has one unit"
     )
     target_kl: float | None = Field(default=None, ge=0, description="nats the KL is held at, in place of pressing it")
+    chosen_by: Literal["nelbo", "reconstruction"] = Field(
+        default="nelbo", description="held-out score that chooses the best model; a codec wants its reconstruction"
+    )
     importance_samples: int = Field(default=8, ge=1, description="samples of the term 'iwae'")
     dreg: bool = Field(default=False, description="the term 'iwae' with the doubly reparameterised gradient")
     encoder: dict[str, Any] = Field(default_factory=dict, description="kind and its options")
@@ -103,6 +106,7 @@ class VAE(Family):
     ):
         super().__init__(modality, options, classes, augment)
         own, space, top = networks or {}, modality.space, options.latent_dim
+        self.criterion = options.chosen_by  # type: ignore[misc]
         self.density = LIKELIHOODS[options.likelihood]
         _check_kinds(options, len(space))
         self.code_classes = 0 if self.blind else classes
@@ -242,6 +246,8 @@ class VAE(Family):
 
     def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
         p = self.likelihood(self.decoder(z, y))
+        if isinstance(p, Categorical) and p.logits.requires_grad:
+            return p.relax()  # while it learns: see there
         if self.drawing is None or not isinstance(p, Autoregressive):
             return p.mode()
         return p.sample(rows_of_noise(z, p.decoder.places), *self.drawing)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from morphogen.data.text import packed, unpacked
 from morphogen.modalities import vocabulary as v
+from morphogen.objectives.categorical import straight_through
 
 
 class Text:
@@ -57,8 +58,11 @@ class Text:
         return packed([self.vocabulary.decode(row) for row in tokens.tolist()], self.item_space[0])
 
     def squash(self, x: Tensor) -> Tensor:
-        """What a network's last layer goes through: the softmax over the vocabulary."""
-        return x.float().softmax(1)
+        """What a network's last layer (B, V, L) goes through: the softmax over the vocabulary.
+
+        While the network learns, instead a sample with the gradient of the probabilities (`straight_through`).
+        """
+        return straight_through(x) if x.requires_grad else x.float().softmax(1)
 
     def array(self, raw: np.ndarray) -> np.ndarray:
         """uint8 (N, M) → strings (N,)."""

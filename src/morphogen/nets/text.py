@@ -180,14 +180,67 @@ class PlacesCritic(Role):
 
     def __init__(self, space: Space, classes: int = 0, *, hidden: int = 64, blocks: int = 1, kernel: int = 5):
         super().__init__()
+        self.label = nn.Embedding(classes, hidden) if classes else None
         self.body = body(space, hidden, blocks, kernel)
         self.last = nn.Conv1d(hidden, 1, 1)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        h = F.leaky_relu(self.body(x), 0.2)
+        h = self.body[0](x)
+        h = h if self.label is None else h + self.label(y).unsqueeze(2)
+        h = F.leaky_relu(self.body[1:](h), 0.2)
         with torch.autocast(h.device.type, enabled=False):
             return self.last(h.float()).squeeze(1)
 
 
-TEXT_ENCODERS: dict[str, Any] = {"gru": GRUEncoder, "silent": SilentEncoder}
-TEXT_DECODERS: dict[str, Any] = {"gru": GRUDecoder}
+class PlacesEncoder(Role):
+    """A code that keeps the places: of each item's latent variables, those of place 1, 2, … lie in turn, as many for
+    each as are needed. What is known of the whole item, the mean over its places, is known at each."""
+
+    ranks = (2,)
+
+    def __init__(
+        self, space: Space, outputs: int, classes: int = 0, *, hidden: int = 64, blocks: int = 1, kernel: int = 5
+    ):
+        super().__init__()
+        self.latent_dim = outputs // 2
+        self.label = nn.Embedding(classes, hidden) if classes else None
+        self.first, self.mixed = body(space, hidden, blocks, kernel), nn.Conv1d(hidden, hidden, 1)
+        self.symbols = nn.Conv1d(space[0], hidden, 1)
+        self.last = nn.Sequential(PlacesBlock(hidden), nn.Conv1d(hidden, 2 * depth_of(self.latent_dim, space), 1))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        h = self.first(x)
+        h = h if self.label is None else h + self.label(y).unsqueeze(2)
+        whole = self.mixed(F.leaky_relu(h, 0.2)).mean(2, keepdim=True)
+        both = self.last(h + self.symbols(x) * (1 + whole))  # (B, 2·C, L)
+        return torch.cat([part.flatten(1)[:, : self.latent_dim] for part in both.float().chunk(2, 1)], 1)
+
+
+class PlacesDecoder(Role):
+    """The way back from a code that keeps the places, place by place: logits (B, V, L)."""
+
+    ranks = (2,)
+
+    def __init__(self, space: Space, latent_dim: int, classes: int = 0, *, hidden: int = 64, blocks: int = 1):
+        super().__init__()
+        self.depth, self.places = depth_of(latent_dim, space), space[1]
+        self.noise = ConditionedNoise(latent_dim, classes)  # its embedding is the domain's code
+        self.label = nn.Linear(self.noise.out_dim - latent_dim, hidden) if classes else None
+        self.body = body((self.depth, space[1]), hidden, blocks, 1)
+        self.last = nn.Conv1d(hidden, space[0], 1)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        code = F.pad(z, (0, self.depth * self.places - z.shape[1])).view(len(z), self.depth, self.places)
+        h = self.body[0](code)
+        if self.label is not None and self.noise.embedding is not None:
+            h = h * (1 + self.label(self.noise.embedding(y)).unsqueeze(2))
+        return self.last(F.leaky_relu(self.body[1:](h), 0.2))
+
+
+def depth_of(latent_dim: int, space: Space) -> int:
+    """Latent variables for each of the places."""
+    return -(-latent_dim // space[1])
+
+
+TEXT_ENCODERS: dict[str, Any] = {"gru": GRUEncoder, "silent": SilentEncoder, "places": PlacesEncoder}
+TEXT_DECODERS: dict[str, Any] = {"gru": GRUDecoder, "places": PlacesDecoder}

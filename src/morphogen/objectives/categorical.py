@@ -11,13 +11,23 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 BLANK, END = 0, 1
 
 
+def straight_through(logits: Tensor) -> Tensor:
+    """A sample of the softmax of logits (B, V, L), one-hot, whose gradient is that of the probabilities (Jang et al.
+    2017, section 2.2): a critic cannot tell it from text by its being neither this symbol nor that, and a network that
+    is undecided goes on trying."""
+    noise = -torch.log(-torch.log(torch.rand_like(logits, dtype=torch.float32).clamp(1e-9, 1 - 1e-7)))
+    p = (logits.float() + noise).softmax(1)
+    return F.one_hot(p.argmax(1), p.shape[1]).transpose(1, 2).float() - p.detach() + p
+
+
 class Categorical:
     """Independent places, for relaxed text: p(x|z) = Π_t softmax(output)_t[x_t]; the mode are the probabilities
-    themselves, through which gradients flow."""
+    themselves."""
 
     discrete: ClassVar[bool] = True
     ranks: ClassVar[tuple[int, ...]] = (2,)
@@ -36,10 +46,14 @@ class Categorical:
     def mode(self) -> Tensor:
         return self.logits.softmax(1)
 
+    def relax(self) -> Tensor:
+        """A differentiable sample (B, V, L)."""
+        return straight_through(self.logits)
+
     def sample(self, generator: torch.Generator) -> Tensor:
         gumbel = -torch.log(-torch.log(torch.rand(self.logits.shape, generator=generator, device=self.logits.device)))
         tokens = (self.logits + gumbel).argmax(1)
-        return torch.nn.functional.one_hot(tokens, self.logits.shape[1]).transpose(1, 2).float()
+        return F.one_hot(tokens, self.logits.shape[1]).transpose(1, 2).float()
 
 
 class Autoregressive:
@@ -81,11 +95,13 @@ class Autoregressive:
         likeliest tokens that hold so much probability (Holtzman et al. 2020, section 3.1)."""
 
         def draw(logits: Tensor, place: int) -> Tensor:
-            p, order = (logits / temperature).softmax(1).sort(1, descending=True)
-            p = torch.where(p.cumsum(1) - p < top_p, p, 0.0)
+            p = (logits / temperature).softmax(1)
+            if top_p < 1:
+                likely, order = p.sort(1, descending=True)
+                p = p.scatter(1, order, torch.where(likely.cumsum(1) - likely < top_p, likely, 0.0))
             total = p.cumsum(1)
-            chosen = (total < uniform[:, place, None] * total[:, -1:]).sum(1, keepdim=True)
-            return order.gather(1, chosen.clamp_max(p.shape[1] - 1)).squeeze(1)
+            chosen = torch.searchsorted(total, uniform[:, place, None] * total[:, -1:], right=True)
+            return chosen.squeeze(1).clamp_max(p.shape[1] - 1)  # where rounding has made of u · total the total
 
         return self._unrolled(draw)
 
