@@ -17,6 +17,7 @@ import numpy as np
 
 from morphogen import load, open_source
 from morphogen.model import Model
+from morphogen.run import load_tensors, save_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 MNIST = "MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; CC BY-SA 3.0."
@@ -25,6 +26,10 @@ NAMES = "Names: A. Karpathy, makemore, of the US Social Security Administration'
 SHAKESPEARE = "Tiny Shakespeare: A. Karpathy, char-rnn; the texts are in the public domain."
 CIPHER = "runs/ciphers/vigenere-1"  # made by: python bench/ciphers.py make runs/ciphers
 DIGITS, POST = "../shared/data/mnist#train", "../shared/data/usps#train"
+FSDD = "Free Spoken Digit Dataset: Z. Jackson et al.; CC BY-SA 4.0."
+SPOKEN, TAKES = "../shared/data/fsdd#take=5-49", "--set 'data.label_pattern={digit}_{speaker}_{take}'"
+VOICES = f"{TAKES} --set data.seconds=1.024 --set vocoder.source=zoo/gan-fsdd --set evaluate.content=digit"
+HALF = 3_900_000  # bytes of float32 weights from which on a model is shared in half precision
 SLIM = "--set data.label=label --set 'model.to_a={width: 16, blocks: 3}' --set 'model.to_b={width: 16, blocks: 3}'"
 ZOO = {
     "gan-mnist": (
@@ -57,6 +62,30 @@ ZOO = {
         f"morphogen train cyclevae-image --data {DIGITS} --steps 6000 --set data.label=label",
         MNIST,
     ),
+    "gan-fsdd": (
+        f"morphogen train gan-audio --data {SPOKEN} {TAKES} --set data.label=digit --steps 4800 "
+        "--set model.latent_dim=32 --set 'model.generator={kind: conv, width: 48, most: 128}' "
+        "--set 'model.discriminator={kind: conv, width: 24, most: 128, features: 64}' --set train.evaluate_every=400",
+        FSDD,
+    ),
+    "vae-fsdd": (
+        f"morphogen train vae-audio --data {SPOKEN} {TAKES} --steps 3600 --set vocoder.source=zoo/gan-fsdd "
+        "--set model.latent_dim=64 --set 'model.encoder={kind: conv, width: 24, most: 96, features: 128}' "
+        "--set 'model.decoder={kind: conv, width: 32, most: 128}'",
+        FSDD,
+    ),
+    "cyclegan-fsdd": (
+        "morphogen train cyclegan-audio --data '../shared/data/fsdd#speaker=jackson,take=5-49' "
+        f"--data-b '../shared/data/fsdd#speaker=theo,take=5-49' {VOICES} --set data.label=digit --steps 1633 "
+        "--set 'data_b.label_pattern={digit}_{speaker}_{take}' --set data_b.seconds=1.024 "
+        "--set 'model.to_a={width: 16, blocks: 3, downs: 2}' --set 'model.to_b={width: 16, blocks: 3, downs: 2}' "
+        "--set 'model.critic_a={width: 24, downs: 3}' --set 'model.critic_b={width: 24, downs: 3}'",
+        FSDD,
+    ),
+    "cyclevae-fsdd": (
+        f"morphogen train cyclevae-audio --data {SPOKEN} {VOICES} --set data.label=speaker --steps 5920",
+        FSDD,
+    ),
     "vae-mnist-binary": (
         "morphogen train vae-binary --data ../shared/data/mnist#train --steps 30000 --set train.evaluate_every=1500",
         MNIST,
@@ -88,10 +117,13 @@ def make(name: str) -> None:
 
 
 def publish(name: str) -> None:
-    """Put the finished run's model, scores, card and picture into their places."""
+    """Put the finished run's model, scores, card and picture into their places; large weights in half precision."""
     run, target, attribution = ROOT / "runs" / name, ROOT / "zoo" / name, ZOO[name][1]
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(run / "model", target / "model")
+    if sum(path.stat().st_size for path in target.rglob("*.safetensors")) > HALF:
+        for path in target.rglob("*.safetensors"):
+            save_tensors({k: v.half() if v.is_floating_point() else v for k, v in load_tensors(path).items()}, path)
     shutil.copy(run / "evaluation.json", target)
     model = load(target)
     (ROOT / "docs" / "pictures").mkdir(parents=True, exist_ok=True)
@@ -109,7 +141,7 @@ def draw(model: Model, run: Path, picture: Path) -> None:
     if model.family.other is not None:
         shutil.copy(sorted(run.glob("previews/*-a-to-b.png"))[-1], picture)
         return
-    if not model.domains:
+    if not model.domains or model.modality.name == "audio":
         sheet = model.modality.raw(model.sample(80, seed=0, label="all" if model.classes else None))
         model.modality.preview(sheet, picture, 10)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from morphogen.data.images import BadItem
 from morphogen.data.recordings import prepare_audio
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.families.augment import gain, masks, shift
+from morphogen.loop import Stopped, Trainer
 from morphogen.metrics.sound import cepstra, faults, matched, mel_cepstral_distortion, nearest, stoi
 from morphogen.modalities import Audio
 from morphogen.nets.vocoder import Analysis, InverseSTFT, mel_filters
@@ -413,3 +415,29 @@ def test_recordings_that_cancel_when_mixed_are_left_out(tmp_path):
 def test_one_long_recording_is_enough(tmp_path):
     soundfile.write(tmp_path / "long.wav", np.concatenate([tone(300 + k, 1.0) for k in range(40)]), RATE)
     assert len(prepare_audio(open_source(str(tmp_path)), seconds=0.5)) >= 40
+
+
+@pytest.mark.parametrize("recipe", ["gan-audio", "cyclevae-audio"])
+def test_stopped_and_resumed_equals_never_stopped(tmp_path, monkeypatch, recipe):
+    nets = GAN if recipe == "gan-audio" else CYCLE_VAE
+    settings = [*SMALL, *nets, "data.label=note", "train.checkpoint_every=2", "train.evaluate_every=5"]
+    train = lambda name: api.train(recipe, "builtin:tones", out=tmp_path / name, steps=6, settings=settings)
+    train("whole")
+    original = Trainer.train_step
+
+    def stopping(self):
+        values = original(self)
+        self.stop_signal = signal.SIGTERM if self.step == 3 else None
+        return values
+
+    monkeypatch.setattr(Trainer, "train_step", stopping)
+    monkeypatch.setenv("MORPHOGEN_CACHE", str(tmp_path / "empty"))  # the vocoder is then the run folder's
+    with pytest.raises(Stopped):
+        train("cut")
+    monkeypatch.setattr(Trainer, "train_step", original)
+    train("cut")
+    state = "checkpoints/step-00000006/state.safetensors"
+    one, other = (load_tensors(tmp_path / name / state) for name in ("whole", "cut"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    for file in ("weights.safetensors", "vocoder.safetensors"):
+        assert (tmp_path / "whole/model" / file).read_bytes() == (tmp_path / "cut/model" / file).read_bytes()
