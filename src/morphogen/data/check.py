@@ -20,7 +20,8 @@ def check_source(source: Source) -> dict[str, Any]:
     """Decode every item and return a dict that json can write.
 
     source, kind: what was opened. total, good, bad: numbers of items.
-    sizes: {"height" and "width": {"min", "median", "max"}, "common": [[H, W, count], …]}; {"dimensions": D} for points.
+    sizes: {"height" and "width": {"min", "median", "max"}, "common": [[H, W, count], …]}; {"dimensions": D} for points,
+        {"bytes": {"min", "median", "max"}} for text.
     channels: {"grey" | "RGB" | "RGBA" | "points": count}.
     labels: attribute → {"distinct", "counts": {value: count} of the 50 most frequent}, over the good items.
     duplicates: {"groups", "items": copies beyond the first in each, "examples": [[name, …], …]}, of equal pixels.
@@ -47,8 +48,8 @@ def check_source(source: Source) -> dict[str, Any]:
         "total": len(source),
         "good": good,
         "bad": len(bad),
-        "sizes": _sizes(shapes),
-        "channels": _channels(shapes),
+        "sizes": _lengths(shapes) if source.space == "text" else _sizes(shapes),
+        "channels": {} if source.space == "text" else _channels(shapes),
         "labels": {name: _label_table(column, bad) for name, column in source.labels.items()},
         "duplicates": _duplicates(list(seen.values())),
         "constant": constant,
@@ -66,6 +67,14 @@ def _look(source: Source, i: int) -> tuple[bytes, tuple[int, ...], bool] | str:
         return error.reason
     key = row_keys([item])[0] + repr(item.shape).encode()
     return key, item.shape, bool((item == item.flat[0]).all())
+
+
+def _lengths(shapes: "Counter[tuple[int, ...]]") -> dict[str, Any]:
+    """Bytes of the texts."""
+    sides = np.repeat([shape[0] for shape in shapes], list(shapes.values()))
+    if not len(sides):
+        return {}
+    return {"bytes": {"min": int(sides.min()), "median": float(np.median(sides)), "max": int(sides.max())}}
 
 
 def _sizes(shapes: "Counter[tuple[int, ...]]") -> dict[str, Any]:
