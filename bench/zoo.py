@@ -97,9 +97,9 @@ ZOO = {
         NAMES,
     ),
     "cyclegan-cipher": (
-        f"morphogen train cyclegan-text --data {CIPHER}/a.txt --data-b {CIPHER}/b.txt --steps 4500 "
+        f"morphogen train cyclegan-text --data {CIPHER}/a.txt --data-b {CIPHER}/b.txt --steps 8500 "
         "--set 'model.to_a={kind: places, hidden: 128}' --set 'model.to_b={kind: places, hidden: 128}' "
-        "--set train.evaluate_every=1500 --set train.checkpoint_every=500",
+        "--set train.evaluate_every=1000 --set train.checkpoint_every=500",
         SHAKESPEARE,
     ),
 }

@@ -71,6 +71,19 @@ def test_bad_lines_are_listed_with_their_number(tmp_path):
     assert len(data) == 41
 
 
+def test_check_tells_how_long_texts_are(tmp_path, capsys):
+    (tmp_path / "x.txt").write_text("ab\nabcd\n\n")
+    call("data", "check", tmp_path / "x.txt", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["sizes"] == {"bytes": {"min": 2, "median": 3.0, "max": 4}}
+    assert found["bad_files"] == [[str(tmp_path / "x.txt"), "line 3: empty"]]
+
+
+def test_dry_run_says_that_a_codec_comes_first(corpus, capsys):
+    call("train", "gan-text", "--data", corpus, "--dry-run")
+    assert "trained first" in capsys.readouterr().out
+
+
 def test_empty_lines_do_not_make_a_text_unreadable(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("a line\n\n" * 40)

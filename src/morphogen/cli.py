@@ -85,6 +85,9 @@ def _dry_run(config: Any) -> None:
     from morphogen.config import dump_yaml
     from morphogen.precision import choose
 
+    if config.codec in api.RECIPES:
+        typer.echo(f"{dump_yaml(config)}# the codec is trained first, into RUN/codec, by the recipe {config.codec}")
+        return
     data = api.load_data(config)
     description = api.describe(config, data)
     family = api.build_family(description, config.augment, codec=data.codec)

@@ -21,8 +21,9 @@ def check_source(source: Source) -> dict[str, Any]:
     """Decode every item and return a dict that json can write.
 
     source, kind: what was opened. total, good, bad: numbers of items.
-    sizes: {"height" and "width": {"min", "median", "max"}, "common": [[H, W, count], …]}; {"dimensions": D} for points.
-    channels: {"grey" | "RGB" | "RGBA" | "points" | "1 of sound": count}; of recordings sizes are {"samples": …}.
+    sizes: {"height" and "width": {"min", "median", "max"}, "common": [[H, W, count], …]}; {"dimensions": D} for points,
+        {"bytes": {"min", "median", "max"}} for text, {"samples": …} for recordings.
+    channels: {"grey" | "RGB" | "RGBA" | "points" | "1 of sound": count}; nothing for text.
     labels: attribute → {"distinct", "counts": {value: count} of the 50 most frequent}, over the good items.
     duplicates: {"groups", "items": copies beyond the first in each, "examples": [[name, …], …]}, of equal pixels.
     constant: number of items that are a single value throughout. bad_files: [[absolute path, reason], …].
@@ -48,8 +49,8 @@ def check_source(source: Source) -> dict[str, Any]:
         "total": len(source),
         "good": good,
         "bad": len(bad),
-        "sizes": _sizes(shapes),
-        "channels": _channels(shapes),
+        "sizes": _sizes(shapes, source.space),
+        "channels": {} if source.space == "text" else _channels(shapes),
         "labels": {name: _label_table(column, bad) for name, column in source.labels.items()},
         "duplicates": _duplicates(list(seen.values())),
         "constant": constant,
@@ -71,15 +72,19 @@ def _look(source: Source, i: int) -> tuple[bytes, tuple[int, ...], bool] | str:
     return key, item.shape, bool((item == item.flat[0]).all())
 
 
-def _sizes(shapes: "Counter[tuple[int, ...]]") -> dict[str, Any]:
+_UNITS = {"text": "bytes", "audio": "samples"}  # of an item's length
+
+
+def _sizes(shapes: "Counter[tuple[int, ...]]", space: str) -> dict[str, Any]:
     if not shapes:
         return {}
-    if len(next(iter(shapes))) == 1:
+    if space in _UNITS:
+        lengths = np.repeat([shape[0] for shape in shapes], list(shapes.values()))
+        found = {"min": int(lengths.min()), "median": float(np.median(lengths)), "max": int(lengths.max())}
+        return {_UNITS[space]: found}
+    if space == "points":
         return {"dimensions": next(iter(shapes))[0]}
     table: dict[str, Any] = {}
-    if len(next(iter(shapes))) == 2:
-        lengths = np.repeat([shape[0] for shape in shapes], list(shapes.values()))
-        return {"samples": {"min": int(lengths.min()), "median": float(np.median(lengths)), "max": int(lengths.max())}}
     for axis, name in enumerate(("height", "width")):
         sides = np.repeat([shape[axis] for shape in shapes], list(shapes.values()))
         table[name] = {"min": int(sides.min()), "median": float(np.median(sides)), "max": int(sides.max())}
