@@ -48,6 +48,7 @@ def main() -> None:
         shutil.rmtree(run, ignore_errors=True)
         morphogen = [sys.executable, "-m", "morphogen"]
         train = ["train", recipe, "--data", "builtin:tones", "--set", "data.label=note", "--minutes", "3"]
+        train += ["--set", "vocoder.turning=true"]
         subprocess.run([*morphogen, *train, "--out", str(run)], check=True)
         subprocess.run([*morphogen, "sample", str(run), "-n", "600", "--label", "all", "--out", str(made)], check=True)
         result[recipe] = within(np.load(made))

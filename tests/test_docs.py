@@ -1,5 +1,5 @@
-"""docs/families and docs/audio: every name, key and command in them exists, both languages agree, and their formulas
-are what the code computes.
+"""docs/families, docs/audio and docs/text: every name, key and command in them exists, both languages agree, and their
+formulas are what the code computes.
 
 Each formula is written again here with torch and numpy alone, as the document prints it; `FORMULAS` names the function
 beside which it stands. The objectives' own tests look at known values, limits and gradients instead.
@@ -7,7 +7,9 @@ beside which it stands. The objectives' own tests look at known values, limits a
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import math
 import re
 import shlex
@@ -34,15 +36,18 @@ from morphogen.metrics.extractors import RandomFeatures
 from morphogen.modalities import Audio, Image, Points
 from morphogen.nets.ladder import Layer
 from morphogen.nets.priors import PRIORS, Coupling
+from morphogen.nets.text import TEXT_DECODERS, TEXT_ENCODERS
 from morphogen.nets.vocoder import InverseSTFT, mel_filters
 from morphogen.objectives import adversarial, variational
 from morphogen.objectives.likelihoods import LIKELIHOODS
 from morphogen.objectives.spectral import multi_resolution_distance
 from morphogen.objectives.variational import Normal
 from morphogen.optim import term_weight
+from morphogen.recipes import RECIPES
+from morphogen.texts import _flat
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAIRS = {name: (name, f"{name}.zh-CN") for name in ("families", "audio")}
+PAIRS = {name: (name, f"{name}.zh-CN") for name in ("families", "audio", "text")}
 TEXT = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for pair in PAIRS.values() for name in pair}
 PACKAGES = (
     "objectives", "families", "nets", "optim", "posthoc", "health", "evaluation", "metrics", "modalities", "recipes",
@@ -73,7 +78,8 @@ def paths(text: str) -> set[str]:
 def keys(text: str) -> set[tuple[str, ...]]:
     """The config's keys, without their values."""
     sections = "|".join([*SECTIONS, "terms"])
-    dotted = {q.partition("=")[0] for q in quoted(text) if re.match(rf"({sections})\.\w", q)} - paths(text)
+    named = {q.removeprefix("--set ") for q in quoted(text)}
+    dotted = {q.partition("=")[0] for q in named if re.match(rf"({sections})\.\w", q)} - paths(text)
     return {tuple(q.split(".")) for q in dotted}
 
 
@@ -107,7 +113,7 @@ def test_every_config_key_exists(name):
             assert rest[0] in SECTIONS[section], f"{section}.{rest[0]}"
 
 
-@pytest.mark.parametrize(("pair", "fewest"), [(PAIRS["families"], 51), (PAIRS["audio"], 25)])
+@pytest.mark.parametrize(("pair", "fewest"), [(PAIRS["families"], 51), (PAIRS["audio"], 25), (PAIRS["text"], 0)])
 def test_both_languages_name_the_same_and_print_the_same_formulas(pair, fewest):
     one, two = (TEXT[name] for name in pair)
     assert paths(one) == paths(two)
@@ -118,16 +124,54 @@ def test_both_languages_name_the_same_and_print_the_same_formulas(pair, fewest):
     assert commands(one) == commands(two)
 
 
+def test_both_languages_of_text_quote_the_same():
+    """It names no function and has no formula between dollars: so all that is quoted, its formula and its measured
+    numbers are compared."""
+    one, two = (TEXT[name] for name in PAIRS["text"])
+    assert quoted(one) == quoted(two)
+    formulas = [re.findall(r"^ {4}(\S+ = .*?) {2,}", text, re.MULTILINE) for text in (one, two)]
+    assert formulas[0] == formulas[1] == ["p(x|z) = Π_t p(x_t | x_<t, z)"]
+    tables = [re.findall(r"\| ([\d.]+(?: %)?) (?=\|)", text) for text in (one, two)]
+    assert tables[0] == tables[1] != []
+    measured = [
+        sorted(re.findall(r"\d+\.\d+", text.partition(head)[2]))
+        for text, head in ((one, "## Measured\n"), (two, "## 实测\n"))
+    ]
+    assert measured[0] == measured[1] != []
+    assert len(commands(one)) == 9
+    recipes = {q for q in quoted(one) if re.fullmatch(r"\w+-text", q)}
+    assert recipes == {name for name in RECIPES if name.endswith("-text")}
+
+
+def test_the_options_of_text_exist():
+    """Those that the document names without their section."""
+    text, decoder = TEXT["text"], inspect.signature(TEXT_DECODERS["gru"]).parameters
+    assert {"model.decoder.blind", "word_dropout", "model.encoder.kind=silent", "kind: places"} <= quoted(text)
+    assert {"blind", "word_dropout"} <= decoder.keys()
+    assert "silent" in TEXT_ENCODERS
+    assert "places" in TEXT_ENCODERS.keys() & TEXT_DECODERS.keys()
+    assert {"codec: vae-text", "codec_settings", "--set codec=RUN"} <= quoted(text)
+    assert {"codec", "codec_settings"} <= config.Config.model_fields.keys()
+    assert RECIPES["gan-text"]().codec == "vae-text"
+
+
 def commands(text: str) -> list[tuple[str, ...]]:
-    """The command lines of the blocks of shell."""
-    blocks = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
-    lines = blocks.replace("\\\n", " ").splitlines()
-    return [tuple(shlex.split(line, comments=True)) for line in lines if line.startswith("morphogen ")]
+    """The command lines of the blocks of shell, fenced or indented by four; of the latter, lines indented more go on."""
+    blocks = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+    indented = re.findall(r"^ {4}((?:morphogen|python) .*(?:\n {6}.*)*)$", text, re.MULTILINE)
+    lines = [*blocks.splitlines(), *(re.sub(r"\n +", " ", line) for line in indented)]
+    lines = [re.sub(r"\s+#.*", "", line) for line in lines]  # within a word, # begins no comment
+    return [tuple(shlex.split(line)) for line in lines if line.startswith(("morphogen ", "python "))]
 
 
-@pytest.mark.parametrize("words", commands(TEXT["audio"]), ids=" ".join)
+@pytest.mark.parametrize("words", [*commands(TEXT["audio"]), *commands(TEXT["text"])], ids=" ".join)
 def test_every_command_is_understood(words):
     """Its verb and its options are there, and a recipe takes its settings; nothing is run."""
+    if words[0] == "python":  # a script, whose own first lines say how it is called
+        usage = ast.get_docstring(ast.parse((DOCS.parent / words[1]).read_text(encoding="utf-8"))) or ""
+        usages = re.findall(rf"^ +(python {re.escape(words[1])} {words[2]} .*?)(?: {{2,}}|$)", usage, re.MULTILINE)
+        assert [len(usage.split()) for usage in usages] == [len(words)]
+        return
     verb, rest = typer.main.get_command(app), list(words[1:])
     while hasattr(verb, "commands"):
         verb = verb.commands[rest.pop(0)]
@@ -135,6 +179,9 @@ def test_every_command_is_understood(words):
     if verb.name == "train":
         found = api.resolve_config(given["recipe"], given["setting"] or [], **{k: given[k] for k in ("data", "data_b")})
         assert found.data.source == given["data"]
+        if found.codec_settings:
+            assert found.codec
+            api.resolve_config(found.codec, _flat(found.codec_settings), data=given["data"])
 
 
 @pytest.mark.parametrize("name", TEXT)

@@ -349,7 +349,7 @@ def audio_options(config: Config, data: Data) -> tuple[list[int], dict[str, Any]
     options: dict[str, Any] = {"rate": clip.rate, "samples": clip.samples, "n_fft": clip.n_fft, "hop": clip.hop}
     if net.source is not None:
         return space, options | vocoder_of(net.source, space, options)
-    options["vocoder"] = {"dim": net.dim, "depth": net.depth, "finer": net.finer}
+    options["vocoder"] = net.model_dump(include={"dim", "depth", "finer", "turning"})
     return space, options | {"loudest": loudest_of(Audio(tuple(space), **options), data.waves())}
 
 

@@ -184,6 +184,9 @@ class VocoderConfig(Section):
     dim: int = Field(default=128, ge=8, description="channels")
     depth: int = Field(default=4, ge=1, description="blocks")
     finer: Literal[1, 2, 4] = Field(default=2, description="STFT frames made of each frame of the spectrogram")
+    turning: bool = Field(
+        default=False, description="phases turn on from frame to frame: for steady tones, as in music"
+    )
 
 
 class SampleConfig(Section):

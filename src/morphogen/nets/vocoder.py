@@ -99,21 +99,20 @@ class FrameBlock(nn.Module):
 class Vocoder(nn.Module):
     """Frames of a mel picture → frames of a finer STFT → wave.
 
-    The head says of every bin how loud it is, how fast its phase turns and where it stands. The turns are added up
-    over time, as a phase vocoder does (Flanagan & Golden 1966): convolutions alone make equal frames of equal frames,
-    and those only of tones that fit into a hop.
-
     dim: channels; depth: blocks; finer: STFT frames made of each mel frame.
+    turning: the head also says how fast each bin's phase turns, and the turns are added up over time, as a phase
+    vocoder does (Flanagan & Golden 1966). Convolutions alone make equal frames of equal frames, and steady tones are
+    such only where they fit into a hop; speech, which is never steady, is learned sooner without (RESULTS.md).
     """
 
     def __init__(self, channels: int, mels: int, n_fft: int, hop: int, *, dim: int = 128, depth: int = 4,
-                 finer: int = 2):  # fmt: skip
+                 finer: int = 2, turning: bool = False):  # fmt: skip
         super().__init__()
-        self.channels, self.finer, self.bins = channels, finer, n_fft // 2 + 1
+        self.channels, self.finer, self.bins, self.parts = channels, finer, n_fft // 2 + 1, 4 if turning else 3
         self.first = nn.Conv2d(channels * mels, dim, (1, 7), padding=(0, 3))
         self.blocks = nn.Sequential(*(FrameBlock(dim, 1 / depth) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, channels * finer * 4 * self.bins)
+        self.head = nn.Linear(dim, channels * finer * self.parts * self.bins)
         self.inverse = InverseSTFT(n_fft, hop // finer)
         turn = math.pi * torch.arange(self.bins) * (hop // finer) / (n_fft // 2)  # of a bin's own frequency in a hop
         self.register_buffer("turn", turn, persistent=False)
@@ -125,11 +124,11 @@ class Vocoder(nn.Module):
         x = picture.reshape(b, c * m, 1, f).contiguous(memory_format=torch.channels_last)
         h = self.norm(self.blocks(self.first(x)).permute(0, 2, 3, 1))[:, 0]  # (B, F, D)
         with torch.autocast(h.device.type, enabled=False):
-            out = self.head(h.float()).view(b, f, c, self.finer, 4, self.bins).permute(4, 0, 2, 1, 3, 5)
-            size, faster, real, imaginary = out.flatten(1, 2).flatten(2, 3).unbind(0)  # each (B·C, F·finer, N/2 + 1)
+            out = self.head(h.float()).view(b, f, c, self.finer, self.parts, self.bins).permute(4, 0, 2, 1, 3, 5)
+            size, real, imaginary, *faster = out.flatten(1, 2).flatten(2, 3)  # each (B·C, F·finer, N/2 + 1)
             size = size.clamp_max(6.0).exp() / torch.sqrt(real.square() + imaginary.square() + 1e-8)
-            angle = torch.cumsum(self.turn + faster, dim=1)
-            cos, sin = angle.cos(), angle.sin()
-            return self.inverse(size * (real * cos - imaginary * sin), size * (real * sin + imaginary * cos)).view(
-                b, c, -1
-            )
+            if faster:
+                angle = torch.cumsum(self.turn + faster[0], dim=1)
+                cos, sin = angle.cos(), angle.sin()
+                real, imaginary = real * cos - imaginary * sin, real * sin + imaginary * cos
+            return self.inverse(size * real, size * imaginary).view(b, c, -1)
