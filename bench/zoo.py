@@ -96,6 +96,14 @@ ZOO = {
         "--set evaluate.final_samples=3000",
         NAMES,
     ),
+    "gan-coco": (
+        "morphogen train gan-text --data ../shared/data/text/coco-train.txt --steps 5000 --set 'codec_settings={model: "
+        "{latent_dim: 64, free_bits: 0, chosen_by: reconstruction}, terms: {kl: {weight: 0.03, warmup: 1000}}, train: "
+        "{steps: 4000, evaluate_every: 1000}, evaluate: {samplers: [gmm], final_samples: 1000, likelihood_items: 100, "
+        "importance_samples: 20, language_model: false}}' --set train.evaluate_every=1000 "
+        "--set evaluate.final_samples=5000 --set evaluate.samples=1000",
+        "MS COCO captions, Texygen's 10,000; CC BY 4.0.",
+    ),
     "cyclegan-cipher": (
         f"morphogen train cyclegan-text --data {CIPHER}/a.txt --data-b {CIPHER}/b.txt --steps 8500 "
         "--set 'model.to_a={kind: places, hidden: 128}' --set 'model.to_b={kind: places, hidden: 128}' "

@@ -156,7 +156,7 @@ def test_the_options_of_text_exist():
 
 
 def commands(text: str) -> list[tuple[str, ...]]:
-    """The command lines of the blocks of shell, fenced or indented by four; of the latter, lines indented more go on."""
+    """The command lines of the blocks of shell, fenced, or indented by four; lines indented by six go on."""
     blocks = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
     indented = re.findall(r"^ {4}((?:morphogen|python) .*(?:\n {6}.*)*)$", text, re.MULTILINE)
     lines = [*blocks.splitlines(), *(re.sub(r"\n +", " ", line) for line in indented)]

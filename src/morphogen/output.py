@@ -6,6 +6,7 @@ Outputs follow the source's order; row i is item i. Files keep their source's re
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -148,7 +149,7 @@ def require_all(items: Dataset, out: Path) -> None:
 
 def ends_of(model: Model, start: str, end: str, label: str | None, seed: int) -> np.ndarray:
     """Latent codes (2, latent_dim) of two item files."""
-    if model.modality.suffix == ".txt" and not (Path(start).exists() and Path(end).exists()):
+    if model.modality.suffix == ".txt" and not (os.path.exists(start) and os.path.exists(end)):
         return model.encode(np.array([start, end]), label, seed)  # texts themselves
     pair = [read_for(model, spec).data for spec in (start, end)]
     items = model.modality.array(np.concatenate([p[:1] for p in pair]))
