@@ -28,7 +28,10 @@ from torch.nn.functional import softplus
 from torch.utils.flop_counter import FlopCounterMode
 
 from morphogen import api
+from morphogen.description import describe
+from morphogen.domains import load_data
 from morphogen.loop import Trainer
+from morphogen.model import build_family
 from morphogen.precision import choose
 from morphogen.run import RunFolder
 
@@ -68,8 +71,8 @@ def trainer(folder: Path, recipe: str, space: tuple[int, ...], batch: int, setti
     source = random_items(folder, space)
     two = {"data_b": source} if recipe.startswith("cycle") else {}
     config = api.resolve_config(recipe, settings, data=source, steps=100_000, **two)
-    data = api.load_data(config)
-    family = api.build_family(api.describe(config, data), config.augment)
+    data = load_data(config)
+    family = build_family(describe(config, data), config.augment)
     return Trainer(
         config,
         family,
@@ -100,7 +103,7 @@ class Plain:
     def __init__(self, ours: Trainer, space: tuple[int, ...], batch: int, tuned: bool):
         other = {"modality": "image", "space": list(space)} if ours.other is not None else {}
         description = api.Description(ours.config.family, "image", list(space), ours.config.model, other=other)
-        self.family: Any = api.build_family(description, ours.config.augment)
+        self.family: Any = build_family(description, ours.config.augment)
         self.tuned, self.batch, self.step_number = tuned, batch, 0
         self.items = torch.from_numpy(ours.items.data)
         if tuned:

@@ -18,7 +18,7 @@ from morphogen.evaluation import cycle_scores
 from morphogen.families.base import Turn
 from morphogen.families.cycle_gan import CycleGAN, CycleGANOptions
 from morphogen.families.gan import GAN, GANOptions
-from morphogen.health import cycle_warnings
+from morphogen.health import cycle_findings
 from morphogen.metrics.classifier import SIDE, train_classifier
 from morphogen.modalities import Image
 from morphogen.nets import initialise
@@ -334,6 +334,6 @@ def test_hiding_and_copying_are_called_out_and_an_honest_cycle_is_not(hidden, sa
     x = torch.rand(200, 1, 8, 8) * 2 - 1
     scores, _ = cycle_scores(Liar(hidden), "a", x, Image((1, 8, 8)), 0)
     rows = {"samples": {"kid": 0.5}, "not translated": {"kid": 0.5}}
-    warnings = cycle_warnings({"cycle": scores, "rows": rows})
-    assert [w.split(":")[0] for w in warnings] == ([said] if said else [])
+    findings = cycle_findings({"cycle": scores, "rows": rows})
+    assert [f.what for f in findings] == ([said] if said else [])
     assert scores["diversity"] == 0

@@ -31,7 +31,7 @@ from morphogen.families.cycle_gan import CycleGAN, CycleGANOptions
 from morphogen.families.cycle_vae import CycleVAE, CycleVAEOptions
 from morphogen.families.gan import GAN, GANOptions
 from morphogen.families.vae import VAE, VAEOptions
-from morphogen.health import cycle_warnings
+from morphogen.health import cycle_findings
 from morphogen.metrics.extractors import RandomFeatures
 from morphogen.modalities import Audio, Image, Points
 from morphogen.nets.ladder import Layer
@@ -732,8 +732,8 @@ def warned():
     cases += [(well, 0.2 + e, "copied input", e > 0) for e in (-1e-4, 1e-4)]
     found = []
     for scores, kid, name, _ in cases:
-        said = cycle_warnings({"cycle": scores, "rows": {"samples": {"kid": kid}, "not translated": {"kid": 0.4}}})
-        assert all(sentence.startswith(name) for sentence in said)
+        said = cycle_findings({"cycle": scores, "rows": {"samples": {"kid": kid}, "not translated": {"kid": 0.4}}})
+        assert all(finding.what == name for finding in said)
         found.append(len(said))
     return torch.tensor(found), torch.tensor([int(case[-1]) for case in cases])
 
@@ -1009,7 +1009,7 @@ FORMULAS = {
     "families.cycle_gan.CycleGAN._semantic": lambda _: semantic(),
     "families.cycle_gan.CycleGAN._judge_pairs": lambda _: pairs(),
     "evaluation.cycle_scores": lambda _: honesty(),
-    "health.cycle_warnings": lambda _: warned(),
+    "health.cycle_findings": lambda _: warned(),
     cvae + "losses": lambda _: cycle_once(),
     cvae + "_go_round": lambda _: goes_round(),
     cvae + "_drawn": lambda _: read_back(),

@@ -23,7 +23,7 @@ from morphogen.config import TermConfig
 from morphogen.errors import UsageError
 from morphogen.families.base import Turn
 from morphogen.families.vae import VAE, VAEOptions
-from morphogen.health import warnings
+from morphogen.health import code_findings
 from morphogen.modalities import Image, Points
 from morphogen.nets import PRIORS, build_network, initialise
 from morphogen.nets.priors import GaussianMixture, chosen
@@ -252,12 +252,14 @@ def test_active_units_counts_the_dimensions_that_vary():
 
 def test_collapse_is_named_in_words():
     healthy = {"kl": 20.0, "mutual_information": 6.0, "active_units": 10.0}
-    assert warnings(healthy) == []
-    assert warnings({"nelbo": 1.0, "kl": 0.0}) == []  # an autoencoder
-    assert warnings({"kl": 30.0, "top_mutual_information": 0.1, "active_units": 40.0}) == []  # a ladder's lower layers
-    (said,) = warnings({"kl": 0.01, "mutual_information": 0.01, "active_units": 0.0})
-    assert "posterior collapse" in said
-    assert "terms.kl.weight" in said
+    assert code_findings(healthy) == []
+    assert code_findings({"nelbo": 1.0, "kl": 0.0}) == []  # an autoencoder
+    assert (
+        code_findings({"kl": 30.0, "top_mutual_information": 0.1, "active_units": 40.0}) == []
+    )  # a ladder's lower layers
+    (said,) = code_findings({"kl": 0.01, "mutual_information": 0.01, "active_units": 0.0})
+    assert said.what == "posterior collapse"
+    assert "terms.kl.weight" in said.remedy
 
 
 # ---- priors ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "train": "morphogen.api",
-    "evaluate": "morphogen.api",
+    "evaluate": "morphogen.assessment",
     "load": "morphogen.model",
     "Model": "morphogen.model",
     "RECIPES": "morphogen.recipes",

@@ -83,14 +83,17 @@ def train(
 def _dry_run(config: Any) -> None:
     from morphogen import api
     from morphogen.config import dump_yaml
+    from morphogen.description import describe
+    from morphogen.domains import load_data
+    from morphogen.model import build_family
     from morphogen.precision import choose
 
     if config.codec in api.RECIPES:
         typer.echo(f"{dump_yaml(config)}# the codec is trained first, into RUN/codec, by the recipe {config.codec}")
         return
-    data = api.load_data(config)
-    description = api.describe(config, data)
-    family = api.build_family(description, config.augment, codec=data.codec)
+    data = load_data(config)
+    description = describe(config, data)
+    family = build_family(description, config.augment, codec=data.codec)
     api.check_terms(config, family)
     typer.echo(dump_yaml(config))
     sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in family.named_children()}
@@ -137,7 +140,7 @@ def reconstruct(
     attribute: AttributeOption = None,
 ) -> None:  # fmt: skip
     """What the model makes of its codes of the items: how near it can come to them, or to an attribute's."""
-    from morphogen.api import labels_for, names_of, read_for
+    from morphogen.domains import labels_for, names_of, read_for
     from morphogen.model import load
     from morphogen.output import attributes_of, check_out, require_all, whole_files, write_items
 
@@ -159,7 +162,7 @@ def translate(
     seed: SeedOption = 0,
 ) -> None:  # fmt: skip
     """Bring the items of one domain to another."""
-    from morphogen.api import names_of, read_for
+    from morphogen.domains import names_of, read_for
     from morphogen.loop import modality_of
     from morphogen.model import load
     from morphogen.output import check_out, require_all, whole_files, write_items
@@ -187,7 +190,7 @@ def encode(
 ) -> None:  # fmt: skip
     """Latent codes of items, one row each: a VAE's posterior means, or draws; a GAN finds them by search. Of a model
     that converts between domains this is the content; FILE.npz holds the domain's code beside it."""
-    from morphogen.api import labels_for, read_for
+    from morphogen.domains import labels_for, read_for
     from morphogen.model import load
     from morphogen.output import require_all, write_arrays
 
@@ -235,7 +238,7 @@ def score(
     label: LabelOption = None,
 ) -> None:  # fmt: skip
     """Judge items one by one: a GAN's probability of being real, a VAE's likelihood bound, a cycle GAN's logit."""
-    from morphogen.api import labels_for, names_of, read_for
+    from morphogen.domains import labels_for, names_of, read_for
     from morphogen.model import load
     from morphogen.output import report_skipped, write_csv
 
@@ -265,11 +268,11 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score a model, or anybody's samples, against held-out data; the row of real data is the floor."""
-    from morphogen import api
+    from morphogen import assessment
     from morphogen.progress import TerminalDisplay
 
     display = None if as_json else TerminalDisplay(1)
-    result = api.evaluate(
+    result = assessment.evaluate(
         run, data=data, samples=samples, heldout=heldout, extractor=extractor, count=n, display=display,
         likelihood=(items, importance),
     )  # fmt: skip
@@ -346,8 +349,6 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         console.print(shown)
         cycle = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in part["cycle"].items())
         console.print(f"{title} and back, on held-out items: {cycle}")
-        for warning in part["warnings"]:
-            console.print(warning)
 
 
 def _sentence(error: Exception) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 from morphogen.errors import MorphogenError
 from morphogen.families.base import CHUNK, chunks, seed_of
 from morphogen.families.vae import VAE
-from morphogen.health import warnings
+from morphogen.health import Finding
 from morphogen.metrics.distances import METRICS, draw, frechet_between, gaussian, kernel_distance
 from morphogen.metrics.extractors import ClassifierFeatures, Extractor
 from morphogen.metrics.text import LONG
@@ -67,6 +67,7 @@ def evaluate_items(
         "split": split,
         "counts": {"samples": count, "train": len(train), "heldout": len(heldout)},
         "rows": rows,
+        "health": [],
         "notes": _notes(count, len(samples), len(train), reference.shape, extractor),
     }
 
@@ -84,7 +85,9 @@ def table(result: dict[str, Any]) -> Table:
     if "modes" in result:
         caption += "\nagainst the truth: " + ", ".join(f"{k} {v:.4g}" for k, v in result["modes"].items())
     shown = Table(
-        caption="\n".join([caption, *likelihood_lines(result), *text_lines(result), *result["notes"]]),
+        caption="\n".join(
+            [caption, *likelihood_lines(result), *text_lines(result), *health_lines(result), *result["notes"]]
+        ),
         caption_justify="left",
         padding=(0, 0),
     )
@@ -120,7 +123,7 @@ def likelihood_of(
     measured = family.measure(x, y, seed)
     result: dict[str, Any] = {k: v for k, v in measured.items() if not k.startswith("kl/")}
     result["kl_by_unit"] = [v for k, v in measured.items() if k.startswith("kl/")] or [measured["kl"]]
-    result |= {"items": len(x), "latent_dim": family.latent_dim, "warnings": warnings(measured)}
+    result |= {"items": len(x), "latent_dim": family.latent_dim}
     if family.options.posterior == "point":
         return result
     if family.options.likelihood == "bernoulli" and not family.options.binarize:
@@ -170,7 +173,7 @@ def likelihood_lines(result: dict[str, Any]) -> list[str]:
                 "top_mutual_information": "the top's mutual information",
             }
             text += "".join(f"; {words} {found[key]:.3g} nats" for key, words in known.items() if key in found)
-        lines += [f"{text}; {found['active_units']:.0f} of {found['latent_dim']} units active", *found["warnings"]]
+        lines += [f"{text}; {found['active_units']:.0f} of {found['latent_dim']} units active"]
         lines += [found["note"]] if "note" in found else []
     if "conversions" in result:
         told = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in result["conversions"].items())
@@ -185,11 +188,15 @@ def likelihood_lines(result: dict[str, Any]) -> list[str]:
             f"{codec['stoi']:.3g}; nearest training recording: {sound['samples']['nearest']:.3g} (held-out "
             f"{sound['held-out']['nearest']:.3g})"
         )
-        lines += result["warnings"]
     if "priors" in result:
         scores = ", ".join(f"{name} FID {v['fid']:.3g}" for name, v in result["priors"].items())
         lines.append(f"priors by held-out score: {scores}")
     return lines
+
+
+def health_lines(result: dict[str, Any]) -> list[str]:
+    """The findings of an evaluation as sentences."""
+    return [Finding(**found).sentence() for found in result.get("health", [])]
 
 
 def text_lines(result: dict[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ from morphogen.data.dataset import JOINED
 from morphogen.errors import MorphogenError
 from morphogen.families import Family, Turn
 from morphogen.families.base import CHUNK, seed_of
-from morphogen.health import warnings
+from morphogen.health import code_findings
 from morphogen.optim import Average, Guard, guarded_step, lr_factor, optimizer, term_weight
 from morphogen.precision import Precision
 from morphogen.run import RunFolder
@@ -304,8 +304,8 @@ class Trainer:
         self.folder_write(self.preview)
         best = f"{self.best['score']:.4g} at step {self.best['step']}" if self.best else "none yet"
         self.display.note(f"step {self.step}: held-out {self.criterion.upper()} {score:.4g}, best {best}")
-        for warning in warnings(self.scores):
-            self.display.note(f"step {self.step}: {warning}")
+        for finding in code_findings(self.scores):
+            self.display.note(f"step {self.step}: {finding.sentence()}")
         self.seconds += time.perf_counter() - begin
 
     def measure(self) -> dict[str, float]:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from morphogen.api import read_for
 from morphogen.data import Dataset
 from morphogen.data.audio import Span, joined
+from morphogen.domains import read_for
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.modalities.text import write_lines
 from morphogen.model import Model

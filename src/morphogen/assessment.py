@@ -1,0 +1,263 @@
+"""A whole model assessed: its samples, its likelihood, its translations and conversions, or anybody's samples."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from morphogen.config import (
+    Config,
+)
+from morphogen.data import BadItem, open_source
+from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA
+from morphogen.data.dataset import JOINED
+from morphogen.domains import Data, load_data, of_known_classes, read_like, same_source
+from morphogen.errors import UsageError
+from morphogen.evaluation import (
+    conversion_scores,
+    cycle_scores,
+    evaluate_items,
+    likelihood_of,
+)
+from morphogen.families.vae import VAE
+from morphogen.health import code_findings, cycle_findings, sound_findings
+from morphogen.judges import extractor_for, extractors_for, listener, pictures_of, seen_fingerprint, teacher_of
+from morphogen.loop import (
+    Display,
+    Items,
+    modality_of,
+    spaced,
+    translate_raw,
+)
+from morphogen.metrics.sound import Voices, heard_conversions, sound_scores, through_codec
+from morphogen.metrics.toy import mixture_modes
+from morphogen.modalities import Audio
+from morphogen.model import (
+    Model,
+    load,
+)
+from morphogen.precision import choose
+from morphogen.run import RunFolder, model_folder, read_json
+from morphogen.texts import add_text, text_cycle, text_rows
+
+MOST_HEARD = 300  # held-out recordings of a domain that are converted to be listened to
+
+
+def evaluate(
+    run: str | Path | None = None, *, data: str | None = None, samples: str | None = None, heldout: str | None = None,
+    extractor: str | None = None, count: int = 10_000, seed: int = 0, display: Display | None = None,
+    networks: dict[str, nn.Module] | None = None, likelihood: tuple[int, int] = (1000, 100),
+) -> dict[str, Any]:  # fmt: skip
+    """Score a run, or anybody's samples (a folder or .npy), against held-out data.
+
+    data: what the samples' model was trained on (a run knows its own).  heldout: by default a seeded split of it.
+    likelihood: held-out items and importance samples of each, for the likelihood of a VAE.
+    Returns the scores; `morphogen.evaluation.table` prints them. UsageError unless one of run, samples is given.
+    """
+    if (run is None) == (samples is None):
+        raise UsageError("Give evaluate a run, or --samples with --data.")
+    if run is not None:
+        return _evaluate_run(load(run, networks), run, data, heldout, extractor, count, seed, likelihood, display)
+    if data is None:
+        raise UsageError("Give --data: what the model of these samples was trained on.")
+    sounding = open_source(data).space == "audio"
+    config = Config(modality="audio" if sounding else "image")
+    items = load_data(_data_config(config, data, heldout, seed))
+    assert samples is not None
+    theirs = read_like(samples, items.train, "crop")
+    chosen = extractor_for(extractor or "auto", items, display, listener(items.train))
+    result = evaluate_items(
+        theirs.data, items.train.data, items.heldout.data, chosen, seed=seed, sample_count=count, split=items.split
+    )
+    add_modes(result, theirs.data, data)
+    if theirs.space == "text":
+        result["text"] = text_rows(theirs.data, items, count, seed)
+    if theirs.skipped:
+        result["notes"].append(f"{len(theirs.skipped)} samples could not be read and are left out")
+    if theirs.space == "image":
+        result["notes"] += _resized(samples, items.train.item_shape)
+    return result
+
+
+def _evaluate_run(
+    model: Model, run: str | Path, data: str | None, heldout: str | None, extractor: str | None, count: int, seed: int,
+    likelihood: tuple[int, int], display: Display | None,
+) -> dict[str, Any]:  # fmt: skip
+    training = model.description.training
+    config = Config(family=model.description.family, data=training["data_config"], data_b=training.get("data_b"),
+                    modality=model.modality.name)  # fmt: skip
+    if data is not None and not same_source(data, config.data.source):
+        config.data.heldout = None
+    config = _data_config(config, data, heldout, training.get("seed", seed))
+    space = model.modality.item_space
+    if len(space) == 3:
+        config.data.size, config.data.channels = f"{space[1]}x{space[2]}", space[0]  # type: ignore[assignment]
+    elif isinstance(model.modality, Audio):
+        config.data.rate, config.data.channels = model.modality.rate, space[0]  # type: ignore[assignment]
+        config.data.seconds = model.modality.samples / model.modality.rate
+    elif model.modality.suffix == ".txt":
+        config.data.length = space[0]  # it bounds text; vectors do not heed it
+    items = load_data(config)
+    if model.classes and items.label is not None:
+        items.heldout = of_known_classes(items.heldout, items.label, model.classes)
+    chosen = extractors_for(extractor or training.get("extractor", "auto"), items, display, model.family)
+    folder = RunFolder(model_folder(run).parent)
+    result = evaluate_model(model, items, chosen, count, likelihood=likelihood, display=display, folder=folder.path)
+    if folder.evaluation.exists():
+        result["training"] = read_json(folder.evaluation).get("training", {})
+    return result
+
+
+def evaluate_model(
+    model: Model, data: Data, extractors: dict[str, Any], count: int, seed: int = 1,
+    likelihood: tuple[int, int] = (1000, 100), display: Display | None = None, folder: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Scores of `count` samples of a model against held-out data, with the row of real data beside; of a VAE also the
+    likelihood of `likelihood` = (items, importance samples of each); of two domains those of their translations."""
+    if data.other is not None:
+        result = evaluate_translations(model, {"a": data, "b": data.other}, extractors, count, seed)
+        if isinstance(model.modality, Audio):
+            result["heard"] = heard(model, data, seed)
+        return result
+    samples = model.modality.raw(model.sample(count, seed))
+    result = evaluate_items(
+        samples, data.train.data, data.heldout.data, extractors["a"], seed=seed, split=data.split,
+        beside=through_codec(model.modality, data.train.data, count, seed),
+    )  # fmt: skip
+    add_modes(result, samples, data.train.spec)
+    if isinstance(model.modality, Audio):
+        result["sound"] = sound_scores(
+            model.modality, samples, data.train.data, data.heldout.data, extractors["a"]
+        )  # fmt: skip
+        result["health"] += [f.json() for f in sound_findings(result["sound"])]
+    if data.train.space == "text":
+        add_text(result, model, data, count, seed, folder)
+    if isinstance(model.family, VAE):
+        items = Items(
+            data.heldout, data.label if model.classes else None, model.classes, model.family.device, model.modality
+        )
+        raw, y = items.take(spaced(len(items), likelihood[0]))
+        progress = None if display is None else display.note
+        x = model.modality.encode(raw)
+        result["likelihood"] = likelihood_of(model.family, x, y, likelihood[1], seed, progress)
+        result["health"] += [f.json() for f in code_findings(result["likelihood"])]
+        if model.family.converts and y is not None:
+            result["conversions"] = conversion_scores(model.family, x, y, model.classes, extractors["a"], seed)
+            if isinstance(model.modality, Audio):
+                result["heard"] = heard(model, data, seed)
+    return result
+
+
+def heard(model: Model, data: Data, seed: int) -> dict[str, float]:
+    """`heard_conversions` of held-out recordings, each to another domain, with what is said in them where
+    `evaluate.content` names it."""
+    content = model.description.training.get("content") or ""
+    a, b = data, data.other
+
+    def voices(train: bool) -> Voices:
+        sets = [(d.train if train else d.heldout, name) for d, name in ((a, "a"), (b, "b")) if d is not None]
+        rows = [spaced(len(s), len(s) if train else MOST_HEARD) for s, _ in sets]
+        domains = [
+            np.full(len(r), name) if b is not None else np.asarray(s.labels[a.label or JOINED], str)[r]
+            for (s, name), r in zip(sets, rows, strict=True)
+        ]
+        known = all(content in s.labels for s, _ in sets)
+        said = [np.asarray(s.labels[content], str)[r] for (s, _), r in zip(sets, rows, strict=True)] if known else None
+        waves = [s.data[r] for (s, _), r in zip(sets, rows, strict=True)]
+        return Voices(np.concatenate(waves), np.concatenate(domains), None if said is None else np.concatenate(said))
+
+    heldout = voices(False)
+    if b is not None:
+        to = np.where(heldout.domains == "a", "b", "a")
+    else:
+        family: Any = model.family
+        own = torch.tensor([model.classes.index(d) for d in heldout.domains], device=family.device)
+        to = np.asarray(model.classes)[family.others(own, seed).cpu().numpy()]
+    items, converted = model.modality.array(heldout.waves), np.empty_like(heldout.waves)
+    for goal in np.unique(to):
+        converted[to == goal] = model.modality.raw(model.translate(items[to == goal], str(goal), seed))
+    precision = choose()
+    return heard_conversions(
+        model.modality, voices(True), heldout, converted, to,
+        seen_fingerprint(data.train, model.modality.stored) + (b.train.fingerprint() if b is not None else ""),
+        precision.dtype != torch.float32,
+    )  # fmt: skip
+
+
+def evaluate_translations(
+    model: Model, domains: dict[str, Data], extractors: dict[str, Any], count: int, seed: int = 1
+) -> dict[str, Any]:
+    """Scores of the translations of held-out items in both directions, each against the held-out items of the domain
+    that they were brought to, and how honest the cycle is. The result is that of a → b, with that of b → a under
+    'back'."""
+    results: dict[str, Any] = {}
+    for here, to in (("a", "b"), ("b", "a")):
+        source, there, features = domains[here], domains[to], extractors[to]
+        raw = source.heldout.data[spaced(len(source.heldout), count)]
+        stored = modality_of(model.family, here).stored(np.ascontiguousarray(raw))
+        made = translate_raw(model.family, torch.from_numpy(stored), to)
+        target = modality_of(model.family, to)
+        beaten = {"not translated": target.stretched(raw)}  # what a translation must beat
+        beaten |= through_codec(target, there.train.data, len(raw), seed)
+        result = evaluate_items(
+            made, there.train.data, there.heldout.data, features, seed=seed, split=there.split, beside=beaten
+        )
+        result["cycle"] = cycle_report(model.family, here, source, seed)
+        result["health"] += [f.json() for f in cycle_findings(result)]
+        results[to] = result
+    results["b"]["back"] = results["a"]
+    return results["b"]
+
+
+def cycle_report(family: Any, side: str, domain: Data, seed: int) -> dict[str, float]:
+    """`cycle_scores` of held-out items of one domain, and, where their labels are known, the share whose translation
+    back is still seen as what they are."""
+    rows = spaced(len(domain.heldout), 1000)
+    modality, other = modality_of(family, side), modality_of(family, "b" if side == "a" else "a")
+    raw = torch.from_numpy(modality.stored(np.ascontiguousarray(domain.heldout.data[rows])))
+    if domain.train.space == "text":
+        return text_cycle(family, side, modality.encode(raw), other)[0]
+    scores, back = cycle_scores(family, side, modality.encode(raw), other, seed)
+    if domain.label is not None:
+        see = pictures_of(modality)
+        teacher, see = teacher_of(domain, see), see or modality.stretched
+        labels = np.asarray(domain.heldout.labels[domain.label], str)[rows]
+        seen = np.asarray(teacher.classes)[teacher.probabilities(see(modality.decode(back))).argmax(1)]
+        scores["label_kept_there_and_back"] = float((seen == labels).mean())
+        there = translate_raw(family, raw, "b" if side == "a" else "a")
+        seen = np.asarray(teacher.classes)[teacher.probabilities(see(there)).argmax(1)]
+        scores["label_kept"] = float((seen == labels).mean())
+    return scores
+
+
+def add_modes(result: dict[str, Any], samples: np.ndarray, spec: str) -> None:
+    """For the toy mixtures, whose truth is known: modes found, high-quality share, spread, reverse KL."""
+    known = {"builtin:grid": (GRID_CENTERS, GRID_SIGMA), "builtin:ring": (RING_CENTERS, RING_SIGMA)}
+    name = spec.partition("#")[0]
+    if name in known:
+        result["modes"] = mixture_modes(samples, *known[name])
+
+
+def _resized(samples: str, item_shape: tuple[int, ...]) -> list[str]:
+    """A note when the first readable sample has another size than the data."""
+    source = open_source(samples)
+    for i in range(len(source)):
+        with contextlib.suppress(BadItem):
+            height, width = source.shape(i)[:2]
+            if (height, width) == item_shape[1:]:
+                return []
+            sizes = f"{height}x{width} to the data's {item_shape[1]}x{item_shape[2]}"
+            return [f"The samples were resized (the first from {sizes}), which changes what is measured"]
+    return []
+
+
+def _data_config(config: Config, data: str | None, heldout: str | None, seed: int) -> Config:
+    config = config.model_copy(deep=True)
+    config.data.source, config.data.heldout = data or config.data.source, heldout or config.data.heldout
+    config.train.seed = seed
+    return config

@@ -1,0 +1,96 @@
+"""Whose features judge which domain: the extractors of the scores, and the classifiers that know its labels."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from morphogen.data import Dataset
+from morphogen.domains import Data, clip_of
+from morphogen.families import Family
+from morphogen.loop import (
+    Display,
+)
+from morphogen.metrics.classifier import train_classifier
+from morphogen.metrics.extractors import SeenAs, choose_extractor
+from morphogen.modalities import Audio, Image
+from morphogen.precision import choose
+from morphogen.vocoding import loudest_of
+
+
+def listener(train: Dataset) -> Callable[[np.ndarray], np.ndarray] | None:
+    """`pictures_of` for recordings whose model is not known."""
+    if train.space != "audio":
+        return None
+    clip = clip_of(train)
+    space, settings = (
+        (clip.channels, clip.mels, clip.samples // clip.hop),
+        (clip.rate, clip.samples, clip.n_fft, clip.hop),
+    )
+    return Audio(space, *settings, loudest_of(Audio(space, *settings), train.data)).stored
+
+
+def pictures_of(modality: Any) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What brings raw items to pictures, on which the features of sound are measured; None where they are some."""
+    return modality.stored if isinstance(modality, Audio) else None
+
+
+def seen_fingerprint(train: Dataset, see: Callable[[np.ndarray], np.ndarray] | None) -> str:
+    """The name of training items as an extractor sees them."""
+    if see is None:
+        return train.fingerprint()
+    return f"{train.fingerprint()}-{zlib.crc32(np.ascontiguousarray(see(train.data[:64])).data):08x}"
+
+
+def extractor_for(
+    name: str, data: Data, display: Display | None = None, see: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Any:
+    """The feature extractor of the scores, named in every table. Its seed is fixed: scores of runs must compare.
+
+    see: what brings raw items to pictures, where they are none.
+    """
+    label = data.evaluation_label()
+    precision, begin = choose(), time.perf_counter()
+    extractor = choose_extractor(
+        name, see=see, train_items=data.train.data, train_labels=None if label is None else data.train.labels[label],
+        heldout_items=data.heldout.data, heldout_labels=None if label is None else data.heldout.labels.get(label),
+        fingerprint=seen_fingerprint(data.train, see), seed=0, autocast=precision.dtype != torch.float32,
+        device=precision.device.type,
+    )  # fmt: skip
+    if display is not None:
+        display.note(f"scores use {extractor.identity} ({time.perf_counter() - begin:.0f} s to make ready)")
+    return extractor
+
+
+def extractors_for(
+    name: str, data: Data, display: Display | None = None, family: Family | None = None
+) -> dict[str, Any]:
+    """The feature extractors of the domains, {'a': …} or {'a': …, 'b': …}: each its own, but where the meaning of one
+    domain is known and that of the other is not, both are seen by the classifier that knows."""
+    domains = {"a": data} if data.other is None else {"a": data, "b": data.other}
+    taught = [d for d in domains.values() if d.paired and d.label is not None]
+    found, see = {}, pictures_of(family.modality) if family is not None else None
+    for side, domain in domains.items():
+        if name == "auto" and taught and domain.label is None:
+            stretch = see or Image(taught[0].train.item_shape).stretched
+            found[side] = SeenAs(teacher_of(taught[0], see), stretch)
+        else:
+            found[side] = extractor_for(name, domain, display, see)
+    return found
+
+
+def teacher_of(domain: Data, see: Callable[[np.ndarray], np.ndarray] | None = None) -> Any:
+    """A classifier of a domain's label that is to know its classes in another domain, too, of items that it is shown
+    as `see` makes them."""
+    precision, fingerprint, see = choose(), seen_fingerprint(domain.train, see), see or (lambda items: items)
+    assert domain.label is not None
+    return train_classifier(
+        see(domain.train.data), np.asarray(domain.train.labels[domain.label], str), see(domain.heldout.data),
+        np.asarray(domain.heldout.labels[domain.label], str), fingerprint=fingerprint, wide=True,
+        autocast=precision.dtype != torch.float32, device=precision.device.type,
+    )  # fmt: skip
