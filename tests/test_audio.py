@@ -19,8 +19,10 @@ from morphogen.cli import app
 from morphogen.data import open_source, split
 from morphogen.data.audio import Clip, Span, cut, fit_audio, joined, padded, plan_clip, read_audio, windows
 from morphogen.data.builtin import NOTES
+from morphogen.data.dataset import Dataset
 from morphogen.data.images import BadItem
 from morphogen.data.recordings import prepare_audio
+from morphogen.domains import Data
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.families.augment import gain, masks, shift
 from morphogen.loop import Stopped, Trainer
@@ -104,6 +106,39 @@ def test_numbers_without_a_rate_are_refused_in_a_sentence(tmp_path):
         prepare_audio(open_source(str(tmp_path / "x.npy")))
     data = prepare_audio(open_source(str(tmp_path / "x.npy")), rate=RATE)
     assert (len(data), data.rate) == (40, RATE)
+
+
+def test_arrays_of_16_bits_and_of_two_channels_are_sound(tmp_path):
+    """Full scale is 32768, so -32768 is -1 exactly; the channels stay apart, and a recipe for pictures refuses them."""
+    mono = np.tile(np.array([16384, -32768, 0, 8192], np.int16), (40, 400))
+    stereo = np.stack([tone(300, 0.2), tone(600, 0.2)], 1)[None].repeat(40, 0)
+    for name, array, channels in (("mono", mono, 1), ("stereo", stereo, 2), ("both", (stereo * 32767).astype("i2"), 2)):
+        np.save(tmp_path / f"{name}.npy", array)
+        source = open_source(str(tmp_path / f"{name}.npy"))
+        data = prepare_audio(source, rate=RATE, channels=channels)
+        assert (source.space, data.item_shape) == ("audio", (channels, 2048)) and len(data) == 40
+    assert open_source(str(tmp_path / "mono.npy")).load(3)[:4].tolist() == [0.5, -1.0, 0.0, 0.25]
+    left, right = (np.abs(np.fft.rfft(wave)) for wave in data.data[0].astype(float))
+    assert np.argmax(right) == pytest.approx(2 * np.argmax(left), abs=1)
+    with pytest.raises(UsageError, match="recipe for audio"):
+        api.train("vae-image", str(tmp_path / "stereo.npy"), out=tmp_path / "no", steps=1)
+    with pytest.raises(UsageError, match=r"data\.rate"):
+        prepare_audio(open_source(str(tmp_path / "mono.npy")))
+
+
+def test_the_scores_of_an_unconditional_model_learn_the_attribute_that_can_be_learned(tmp_path):
+    """The takes have too few recordings each; of what remains, the one with more values; or what the user names."""
+    rows = [(digit, speaker, take) for digit in range(3) for speaker in ("ann", "bob") for take in range(110)]
+    labels = dict(zip(("digit", "speaker", "take"), np.array(rows, str).T, strict=True))
+    items = Dataset(np.zeros((len(rows), 1, 64), np.int16), [""] * len(rows), labels, [], "", "audio", RATE)
+    data = Data(items, items, None, [], "")
+    assert data.evaluation_label() == "digit"
+    data.content = "speaker"
+    assert data.evaluation_label() == "speaker"
+    data.label = "digit"
+    assert data.evaluation_label() == "digit"  # what conditions the model
+    few = Data(items.subset(np.arange(0, len(rows), 4)), items, None, [], "")
+    assert few.evaluation_label() is None
 
 
 def test_resampling_keeps_the_pitch_and_removes_what_does_not_fit():

@@ -33,6 +33,7 @@ from morphogen.model import (
 )
 
 NOISE = "builtin:noise"  # the second domain that is drawn anew at each step
+LEARNABLE = 100  # items of a value from which a classifier can learn it, where the user says nothing
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Data:
     codec: Model | None = None
     other: Data | None = None
     paired: bool = False  # one of two domains: what the items are is known only where the user says so
+    content: str | None = None  # the attribute that says what the items hold, where the user names one
 
     def waves(self) -> np.ndarray:
         """The training windows of all domains, of recordings."""
@@ -55,11 +57,18 @@ class Data:
         return np.concatenate([d.train.data for d in domains])
 
     def evaluation_label(self) -> str | None:
-        """The attribute an in-domain classifier may learn, whether or not it conditions the model."""
+        """The attribute an in-domain classifier may learn, whether or not it conditions the model: the model's own, or
+        `evaluate.content`, or that of the sub-folders, or the finest with `LEARNABLE` training items of each value."""
         if self.paired:
             return self.label
-        known = [name for name in (self.label, "label") if name in self.train.labels]
-        return known[0] if known else None
+        known = [name for name in (self.label, self.content, "label") if name in self.train.labels]
+        return known[0] if known else self._finest()
+
+    def _finest(self) -> str | None:
+        """The attribute with the most values, of those of which every value has items enough to be learned."""
+        counts = {name: np.unique(np.asarray(v, str), return_counts=True)[1] for name, v in self.train.labels.items()}
+        fit = {name: len(n) for name, n in counts.items() if len(n) > 1 and n.min() >= LEARNABLE}
+        return max(fit, key=lambda name: (fit[name], name)) if fit else None
 
 
 def load_data(config: Config) -> Data:
@@ -69,7 +78,7 @@ def load_data(config: Config) -> Data:
         space = load(config.codec).modality.item_space
         how = how.model_copy(update={"length": space[0]}) if len(space) == 1 else how
     data = _domain(how, config.train.seed, sound)
-    data.codec = load_codec(config, data.train.item_shape)
+    data.codec, data.content = load_codec(config, data.train.item_shape), config.evaluate.content
     if config.family == "cycle_vae" and config.data_b is not None:
         return _joined(data, config)
     if config.data_b is not None and config.data_b.source != NOISE:
