@@ -28,6 +28,8 @@ from morphogen.families.augment import gain, masks, shift
 from morphogen.loop import Stopped, Trainer
 from morphogen.metrics.sound import cepstra, faults, matched, mel_cepstral_distortion, nearest, stoi
 from morphogen.modalities import Audio
+from morphogen.nets import DECODERS, ENCODERS, build_network
+from morphogen.nets.frames import Still
 from morphogen.nets.vocoder import Analysis, InverseSTFT, mel_filters
 from morphogen.objectives.spectral import multi_resolution_distance
 from morphogen.run import load_tensors
@@ -43,6 +45,35 @@ def pitch_of(wave: np.ndarray, rate: int = RATE) -> float:
     """The frequency in Hz of a tone, from the strongest bin of a long transform and its neighbours."""
     spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave)), 8 * len(wave)))
     return float(spectrum.argmax() * rate / (8 * len(wave)))
+
+
+# ---- networks along time
+
+
+def test_a_code_along_time_keeps_its_order_and_fits_every_length():
+    """What is heard at the end is not in the code of the beginning; and a code need not come out even."""
+    options = {"kind": "frames", "width": 8, "downs": 2}
+    for space in ((1, 8, 256), (2, 5, 30)):
+        x, y = torch.randn(2, *space), torch.tensor([0, 1])
+        for wide in (64, 61, 7):
+            code = build_network(ENCODERS, options, space=space, outputs=wide)(x, None)
+            decoder = build_network(DECODERS, options, space=space, latent_dim=wide, classes=2)
+            assert code.shape == (2, wide)
+            assert decoder(code, y).shape == x.shape
+    encoder = build_network(ENCODERS, {**options, "still": False}, space=(1, 8, 256), outputs=6 * 64)
+    x = torch.randn(1, 1, 8, 256)
+    changed = x.clone()
+    changed[..., 192:] += 1
+    difference = (encoder(x, None) - encoder(changed, None)).view(6, 64).abs()
+    assert difference[:, :32].max() == 0 < difference[:, 56:].min()
+
+
+def test_what_does_not_change_along_time_is_taken_out():
+    h = torch.randn(3, 5, 200)
+    still = Still()(7 + 2 * h)
+    assert torch.allclose(still.mean(2), torch.zeros(3, 5), atol=1e-5)
+    assert torch.allclose(still.var(2, unbiased=False), torch.ones(3, 5), atol=1e-3)
+    assert torch.allclose(still, Still()(h), atol=1e-3)
 
 
 # ---- reading

@@ -56,7 +56,7 @@ class FrameBlock(Block):
 
 
 class FrameEncoder(Role):
-    """x (B, C, M, F) → (B, outputs): the variables of place 1, 2, … of each channel lie side by side.
+    """x (B, C, M, F) → (B, outputs): of means, then of log σ, channel after channel, place after place.
 
     width: channels. downs: how often time is halved. blocks: residual blocks at each length.
     still: whether what does not change along time is taken out.
@@ -67,7 +67,8 @@ class FrameEncoder(Role):
         still: bool = True,
     ):  # fmt: skip
         super().__init__()
-        each = variables_at(outputs, space, downs)
+        self.outputs, self.half = outputs, -(-outputs // 2)  # means, then log σ
+        each = 2 * variables_at(self.half, space, downs)
         self.label = nn.Embedding(classes, width) if classes else None
         layers: list[nn.Module] = [nn.Conv1d(math.prod(space[:2]), width, KERNEL, padding=KERNEL // 2)]
         for _ in range(downs):
@@ -86,7 +87,8 @@ class FrameEncoder(Role):
         h = h if self.label is None else h + self.label(y).unsqueeze(2)
         h = F.leaky_relu(h, 0.2)
         with torch.autocast(h.device.type, enabled=False):
-            return self.last(h.float()).flatten(1)
+            both = self.last(h.float()).chunk(2, 1)
+        return torch.cat([part.flatten(1)[:, : self.half] for part in both], 1)[:, : self.outputs]
 
 
 class FrameDecoder(Role):
@@ -96,17 +98,18 @@ class FrameDecoder(Role):
         self, space: Space, latent_dim: int, classes: int = 0, *, width: int = 128, downs: int = 2, blocks: int = 1
     ):
         super().__init__()
-        self.space, self.each = tuple(space), variables_at(latent_dim, space, downs)
+        self.space, self.places = tuple(space), shrunk((1, space[2]), downs)[1]
         self.noise = ConditionedNoise(latent_dim, classes)  # its embedding is the domain's code
         embedded = self.noise.out_dim - latent_dim
-        self.first = nn.Conv1d(self.each, width, KERNEL, padding=KERNEL // 2)
+        self.first = nn.Conv1d(variables_at(latent_dim, space, downs), width, KERNEL, padding=KERNEL // 2)
         self.blocks = nn.ModuleList(FrameBlock(width, embedded) for _ in range(blocks * (downs + 1)))
         self.ups = nn.ModuleList(nn.ConvTranspose1d(width, width, 4, 2, 1) for _ in range(downs))
         self.last = nn.Conv1d(width, math.prod(space[:2]), KERNEL, padding=KERNEL // 2)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         domain = None if self.noise.embedding is None else self.noise.embedding(y)
-        h = self.first(z.view(len(z), self.each, -1))
+        whole = F.pad(z, (0, -z.shape[1] % self.places))
+        h = self.first(whole.view(len(z), -1, self.places))
         share = len(self.blocks) // (len(self.ups) + 1)
         for k, block in enumerate(self.blocks):
             if k and k % share == 0:
@@ -116,8 +119,6 @@ class FrameDecoder(Role):
 
 
 def variables_at(numbers: int, space: Space, downs: int) -> int:
-    """Variables at each place of a code of so many numbers; ValueError where they do not come out even."""
-    places = shrunk((1, space[2]), downs)[1]
-    if numbers % places:
-        raise ValueError(f"a code of {places} places needs a latent_dim that {places} divides")
-    return numbers // places
+    """Variables at each place of a code of so many numbers; where they do not come out even, the last place of the last
+    channel goes without."""
+    return -(-numbers // shrunk((1, space[2]), downs)[1])
