@@ -435,8 +435,12 @@ def test_stereo_is_kept_on_request_through_pictures_files_and_a_cycle_gan(tmp_pa
             soundfile.write(tmp_path / side / f"{i:02d}.wav", both, RATE)
     settings = [*SMALL[:-1], "model.to_a={width: 4, blocks: 1}", "model.to_b={width: 4, blocks: 1}",
                 "model.critic_a={width: 4}", "model.critic_b={width: 4}", "data.channels=2"]  # fmt: skip
+    for key, value in (("rate", 16000), ("seconds", 1), ("channels", 1)):
+        with pytest.raises(UsageError, match=rf"leave data_b\.{key} out"):
+            api.train("cyclegan-audio", str(tmp_path / "a"), str(tmp_path / "b"), out=tmp_path / "no", steps=2,
+                      settings=[*settings, f"data_b.{key}={value}"])  # fmt: skip
     api.train("cyclegan-audio", str(tmp_path / "a"), str(tmp_path / "b"), out=tmp_path / "run", steps=2,
-              settings=settings)  # fmt: skip
+              settings=[*settings, "data_b.channels=2", f"data_b.rate={RATE}"])  # fmt: skip
     run("translate", tmp_path / "run", tmp_path / "a", "--to", "b", "--out", tmp_path / "out.v2")
     assert {soundfile.info(p).channels for p in (tmp_path / "out.v2").glob("*.wav")} == {2}
     run("translate", tmp_path / "run", tmp_path / "a" / "00.wav", "--to", "b", "--out", tmp_path / "one.wav")

@@ -17,7 +17,7 @@ from morphogen.config import (
     near,
 )
 from morphogen.data import Dataset, open_source, prepare, split
-from morphogen.data.audio import Clip
+from morphogen.data.audio import Clip, plan_clip
 from morphogen.data.dataset import JOINED
 from morphogen.data.images import parse_size
 from morphogen.data.recordings import prepare_audio
@@ -121,7 +121,7 @@ def _domain(d: DataConfig, seed: int, sound: bool = False, like: Dataset | None 
     """The items of one domain; sound: recordings, brought to windows `like` those of another data set, if any."""
     source = open_source(d.source, label_pattern=d.label_pattern, split=d.split)
     if sound:
-        clip = None if like is None else clip_of(like)
+        clip = None if like is None else _same_windows(d, clip_of(like))
         dataset = prepare_audio(
             source, clip=clip, rate=d.rate, seconds=d.seconds, channels=d.channels, max_bad=d.max_bad
         )  # fmt: skip
@@ -143,6 +143,19 @@ def _domain(d: DataConfig, seed: int, sound: bool = False, like: Dataset | None 
         how = f"seeded split of {d.source}, {100 * d.heldout_fraction:g} % held out, seed {seed}"
     train.skipped = dataset.skipped + (heldout.skipped if d.heldout else [])
     return Data(train, heldout, d.label, classes, how)
+
+
+def _same_windows(d: DataConfig, clip: Clip) -> Clip:
+    """The windows of the first domain, which are the second's, too; UsageError where its settings say otherwise."""
+    other = plan_clip([(clip.samples, clip.channels, clip.rate)], d.rate or clip.rate, d.seconds, d.channels)
+    differs = {"rate": d.rate and other.rate != clip.rate, "seconds": d.seconds and other.samples != clip.samples,
+               "channels": d.channels and other.channels != clip.channels}  # fmt: skip
+    for key in (key for key, yes in differs.items() if yes):
+        raise UsageError(
+            f"Both data sets become windows of one rate, length and number of channels: leave data_b.{key} out, and "
+            f"data.{key} holds for both."
+        )
+    return clip
 
 
 def load_codec(config: Config, item_shape: tuple[int, ...]) -> Model | None:
