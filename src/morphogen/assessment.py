@@ -43,7 +43,7 @@ from morphogen.model import (
 )
 from morphogen.precision import choose
 from morphogen.run import RunFolder, model_folder, read_json
-from morphogen.texts import add_text, text_cycle, text_rows
+from morphogen.texts import add_rows, add_text, rewritten, text_cycle
 
 MOST_HEARD = 300  # held-out recordings of a domain that are converted to be listened to
 
@@ -76,7 +76,7 @@ def evaluate(
     )
     add_modes(result, theirs.data, data)
     if theirs.space == "text":
-        result["text"] = text_rows(theirs.data, items, count, seed)
+        add_rows(result, theirs.data, items, count, seed)
     if theirs.skipped:
         result["notes"].append(f"{len(theirs.skipped)} samples could not be read and are left out")
     if theirs.space == "image":
@@ -148,6 +148,8 @@ def evaluate_model(
         result["health"] += [f.json() for f in code_findings(result["likelihood"])]
         if model.family.converts and y is not None:
             result["conversions"] = conversion_scores(model.family, x, y, model.classes, extractors["a"], seed)
+            if data.train.space == "text":
+                result["conversions"] |= rewritten(model, data, seed)
             if isinstance(model.modality, Audio):
                 result["heard"] = heard(model, data, seed)
     return result
@@ -207,6 +209,8 @@ def evaluate_translations(
         result = evaluate_items(
             made, there.train.data, there.heldout.data, features, seed=seed, split=there.split, beside=beaten
         )
+        if there.train.space == "text":
+            add_rows(result, made, there, len(made), seed)
         result["cycle"] = cycle_report(model.family, here, source, seed)
         result["health"] += [f.json() for f in cycle_findings(result)]
         results[to] = result

@@ -43,6 +43,11 @@ def rows_of_noise(z: Tensor, width: int) -> Tensor:
     return torch.stack(rows).to(z.device)
 
 
+def apart(x: Tensor, other: Tensor) -> float:
+    """Mean |x − other| of items of one shape; of numbered symbols, which have no distance, the share that differs."""
+    return float((x - other).abs().mean() if x.is_floating_point() else (x != other).float().mean())
+
+
 @dataclass
 class Turn:
     """One player's move.
