@@ -401,9 +401,9 @@ def cyclevae_sentences() -> Config:
     """
     config, text = vae_text(), cyclevae_text()
     config.recipe, config.family = "cyclevae-sentences", "cycle_vae"
-    config.data.vocabulary = "auto"
+    config.data.vocabulary = "bpe"  # of few sentences, too: what is said anew are words, not letters
     config.model |= {"latent_dim": 64, "free_bits": 0.0, "decoder": config.model["decoder"] | {"word_dropout": 0.2}}
-    weights = {"reconstruction": 1.0, "kl": 0.1, "cycle": 0.5, "cycle_kl": 0.05, "blind": 10.0, "probe": 1.0}
+    weights = {"reconstruction": 1.0, "kl": 0.03, "cycle": 0.5, "cycle_kl": 0.02, "blind": 10.0, "probe": 1.0}
     warmups = {"kl": 1000, "cycle": 2000, "cycle_kl": 2000, "blind": 500}
     config.terms = {n: TermConfig(weight=weight, warmup=warmups.get(n, 0)) for n, weight in weights.items()}
     config.players["discriminator"] = text.players["discriminator"]

@@ -189,7 +189,8 @@ def rewritten(model: Model, data: Any, seed: int) -> dict[str, float]:
     real_right     share of held-out texts that the classifier sees in their own domain
     words_kept     share of an item's words, the commonest left out, that its conversion has
     words_chance   the same with the conversion of another item
-    words_back     the same when it is brought back
+    words_same     the same when an item is decoded in its own domain: what the code knows of the words
+    words_back     the same when the conversion is brought back
     """
     label = data.label or JOINED
     rows = spaced(len(data.heldout), MOST_REWRITTEN)
@@ -207,6 +208,7 @@ def rewritten(model: Model, data: Any, seed: int) -> dict[str, float]:
         "real_right": float((classes(items) == own).mean()),
         "words_kept": words_kept(items, made, common),
         "words_chance": words_kept(items, np.roll(made, len(made) // 2), common),
+        "words_same": words_kept(items, _brought(model, items, own, seed), common),
         "words_back": words_kept(items, back, common),
     }
 

@@ -22,6 +22,7 @@ import numpy as np
 from morphogen.data.text import BLANK, unpacked
 
 Item = tuple[str, ...]
+Texts = Sequence[str] | np.ndarray
 ORDERS = (2, 3, 4)  # of BLEU
 LONG = 8  # words of an n-gram that nobody writes twice by chance
 DEEP = {False: 3, True: 5}  # n of the n-grams of which reverse perplexity is made: of words, of characters
@@ -30,12 +31,12 @@ UNIT = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|\w+|[^\w\s]")  # scripts without spa
 FEW_WORDS = 3  # words of a usual item below which characters are the units
 
 
-def units_of(texts: Sequence[str], single: bool) -> list[Item]:
+def units_of(texts: Texts, single: bool) -> list[Item]:
     """Each text as its words and punctuation marks, or, `single`, as its characters."""
     return [tuple(text) if single else tuple(UNIT.findall(text)) for text in texts]
 
 
-def single_units(texts: Sequence[str]) -> bool:
+def single_units(texts: Texts) -> bool:
     """Whether these are names and the like, which have no words to count."""
     return float(np.mean([len(UNIT.findall(text)) for text in texts])) < FEW_WORDS
 
@@ -144,7 +145,7 @@ class NgramModel:
 
     def probability(self, unit: str, history: Item) -> float:
         p = 1 / self.symbols
-        for n in range(self.order):
+        for n in range(min(self.order, len(history) + 1)):
             found = self.after.get(history[len(history) - n :])
             if found is None:
                 break  # nor is any longer history known
@@ -229,7 +230,7 @@ class NgramFeatures:
         return counts @ self.projection
 
 
-def text_classifier(texts: Sequence[str], labels: np.ndarray) -> Callable[[Sequence[str]], np.ndarray]:
+def text_classifier(texts: Texts, labels: np.ndarray) -> Callable[[Texts], np.ndarray]:
     """Texts → their labels (N,) as a logistic regression on hashed n-grams tells them, of characters up to 3 and words
     up to 2; counts and not shares, so that it sees how long a text is, too."""
     from sklearn.feature_extraction.text import HashingVectorizer
@@ -245,13 +246,13 @@ def text_classifier(texts: Sequence[str], labels: np.ndarray) -> Callable[[Seque
     return model.fit(texts, labels).predict
 
 
-def common_words(texts: Sequence[str], most: int) -> set[str]:
+def common_words(texts: Texts, most: int) -> set[str]:
     """The most frequent units of texts."""
     counts = Counter(unit for item in units_of(texts, False) for unit in item)
     return {unit for unit, _ in counts.most_common(most)}
 
 
-def words_kept(before: Sequence[str], after: Sequence[str], common: set[str]) -> float:
+def words_kept(before: Texts, after: Texts, common: set[str]) -> float:
     """The mean share of the words of each text before, but for `common` ones, that stand in the text after."""
     pairs = zip(units_of(before, False), units_of(after, False), strict=True)
     shares = [(len((kept := set(a) - common) & set(b)), len(kept)) for a, b in pairs]
