@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,13 +17,27 @@ from morphogen import load
 from morphogen.data import open_source, prepare
 from morphogen.data.text import packed, unpacked, words
 from morphogen.errors import UsageError
-from morphogen.metrics.text import Copies, NgramFeatures, References, TextScores, bleu, distinct, quality
+from morphogen.metrics.text import (
+    END,
+    Copies,
+    NgramFeatures,
+    NgramModel,
+    References,
+    TextScores,
+    bleu,
+    common_words,
+    distinct,
+    quality,
+    text_classifier,
+    words_kept,
+)
 from morphogen.modalities import Text
 from morphogen.modalities.text import text_options
 from morphogen.modalities.vocabulary import FIRST, learn, vocabulary_of
 from morphogen.nets import initialise
 from morphogen.nets.text import GRUDecoder, PlacesDecoder
 from morphogen.objectives.categorical import Categorical
+from morphogen.texts import text_rows
 
 STRANGE = ["床前明月光，疑是地上霜。", "naïve café 🤖👩‍👩‍👧", "tab\tand  two spaces ", "\u0000\u2028", "ﬁ\u0301", "a"]
 TINY_NET = ["model.encoder={kind: gru, hidden: 16, embed: 16}", "model.decoder={kind: gru, hidden: 24, embed: 16}"]
@@ -50,6 +65,16 @@ def corpus(tmp_path_factory) -> Path:
 # ---- sources ------------------------------------------------------------------------------------------------------
 
 
+class Items(SimpleNamespace):
+    """A stand-in for a data set."""
+
+    def __init__(self, data: np.ndarray):
+        super().__init__(data=data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
 def test_bytes_come_back():
     rows = packed(STRANGE, 64)
     assert unpacked(rows) == STRANGE
@@ -69,6 +94,44 @@ def test_bad_lines_are_listed_with_their_number(tmp_path):
     assert all(p == str(path) for p, _ in data.skipped)
     assert unpacked(data.data)[0] == "one"
     assert len(data) == 41
+
+
+def test_check_lists_what_training_leaves_out_with_its_line(tmp_path, capsys):
+    path = tmp_path / "x.txt"
+    path.write_bytes(b"y" * 65 + b"\n" + b"bad \xff\n" + b"ok\n" * 40)
+    call("data", "check", path)
+    said = capsys.readouterr().out.splitlines()
+    assert f"{path}: line 1: 65 bytes, more than 64; set data.length" in said
+    assert f"{path}: line 2: not UTF-8 (byte 5)" in said
+    call("data", "check", path, "--length", 65, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["bad_files"] == [[str(path), "line 2: not UTF-8 (byte 5)"]]
+    skipped = prepare(open_source(str(path)), strict=False).skipped
+    assert [reason.partition(":")[0] for _, reason in skipped] == ["line 1", "line 2"]
+    call("data", "check", path, "--split", "verse", code=2)
+
+
+def test_a_bad_byte_leaves_its_window_out(tmp_path, capsys):
+    path = tmp_path / "x.txt"
+    path.write_bytes(("é" * 128).encode() + b"a\xffb" + b"c" * 125 + b"d" * 128)
+    source = open_source(str(path), split="window")
+    assert source.bad == {1: "window 2: not UTF-8 (byte 2)"}
+    assert unpacked(prepare(source, strict=False, length=256).data) == ["é" * 128, "d" * 128]
+    call("data", "check", path, "--split", "window")
+    assert f"{path}: window 2: not UTF-8 (byte 2)" in capsys.readouterr().out
+
+
+def test_half_a_pair_of_json_is_a_bad_row(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "\\ud800"}\n{"text": "fine"}\n')
+    assert list(open_source(str(tmp_path / "t.jsonl")).bad) == [0]
+
+
+def test_text_is_selected_by_its_words(corpus, tmp_path):
+    assert {len(bytes(item).split()) for item in open_source(f"{corpus}#words=5-9").block(0, 12)} == {5}
+    (tmp_path / "t.csv").write_text("text,words\na b,x\nc,y\n")
+    assert len(open_source(f"{tmp_path / 't.csv'}#words=y")) == 1  # a column of that name comes first
+    with pytest.raises(UsageError, match="words"):
+        open_source(f"{corpus}#words=50")
 
 
 def test_check_tells_how_long_texts_are(tmp_path, capsys):
@@ -227,6 +290,47 @@ def test_distinct_and_copies():
     }
 
 
+def test_ngrams_by_hand():
+    """p(a) = (2 + 2/4) / (3 + 2), p(b|a) = (1 + 2 p(b)) / (2 + 2), over a, b, the end and one more unit."""
+    model = NgramModel([("a", "a")], 2, 4)
+    p = {"a": (2 + 2 / 4) / 5, "b": (2 / 4) / 5}
+    assert model.probability("b", ()) == pytest.approx(p["b"])
+    assert model.probability("b", ("a",)) == pytest.approx((0 + 2 * p["b"]) / 4)
+    assert model.probability("a", ("never seen",)) == pytest.approx(p["a"])
+    every = sum(model.probability(unit, ("a",)) for unit in ("a", "b", END, "c"))
+    assert every == pytest.approx(1)
+    assert NgramModel([], 3, 8).perplexity([("a", "b")]) == pytest.approx(8)  # it knows nothing
+
+
+def test_reverse_perplexity_wants_samples_that_are_good_and_diverse():
+    train = [f"the {n} {v} {p}" for n in "abcde" for v in "fghij" for p in "klmno"]
+    heldout = packed(train[::5], 16)
+    scores = TextScores(packed([t for k, t in enumerate(train) if k % 5], 16), heldout)
+    good = [t for k, t in enumerate(train) if k % 5][:50]
+    found = {"good": good, "one": good[:1] * 50, "strange": ["x y z w"] * 50}
+    found = {name: scores(packed(items, 16))["reverse_perplexity"] for name, items in found.items()}
+    assert found["good"] < found["one"] < found["strange"]
+
+
+def test_the_floor_is_of_items_that_are_not_their_own_references():
+    train, heldout = [f"one two three {k}" for k in range(20)], [f"four five six {k}" for k in range(20)]
+    data = SimpleNamespace(train=Items(packed(train, 32)), heldout=Items(packed(heldout, 32)))
+    rows = text_rows(packed(train, 32), data, 20, 0)
+    assert rows["samples"]["copied"] == 1
+    assert rows["real held-out data"]["copied"] == 0
+    assert rows["real held-out data"]["bleu4"] < 0.2
+
+
+def test_words_that_are_kept():
+    common = {"the", "a"}
+    assert words_kept(["the red cat", "a dog", "the"], ["red bird", "dog dog", "x"], common) == (1 / 2 + 1) / 2
+    assert common_words(["a b", "a c", "a b"], 2) == {"a", "b"}
+    short = [f"{n} {v}" for n in ("cat", "dog", "bird") for v in ("sits", "sleeps", "plays")]
+    texts = [*short, *(f"{t} at home {k}" for k, t in enumerate(short))]
+    tell = text_classifier(texts, np.repeat(["short", "long"], 9))
+    assert list(tell(["a cat sleeps", "a bird plays at home"])) == ["short", "long"]
+
+
 def test_ngram_features_tell_languages_apart():
     english, caps = packed(["the cat"] * 3, 12), packed(["EHT TAC"] * 3, 12)
     features = NgramFeatures().features(np.concatenate([english, caps]))
@@ -378,6 +482,27 @@ def test_translations_keep_the_order_of_lines(recipe, corpus, shouted, tmp_path)
     if recipe == "cyclegan-text":
         assert result["cycle"]["copy"] + result["back"]["cycle"]["copy"] < 1
         assert 0 <= result["cycle"]["cycle_quantised"] <= 1
+        for rows in (result["text"], result["back"]["text"]):  # of each translation against its own target
+            assert {"bleu4", "reverse_perplexity"} <= rows["samples"].keys()
+        assert any("BLEU is against" in note for note in result["notes"])
+
+
+def test_sentences_are_rewritten_between_labels(corpus, tmp_path):
+    lines = corpus.read_text().splitlines()
+    table = tmp_path / "t.csv"
+    rows = [f"{t},{'loud' if k % 2 else 'low'}\n" for k, t in enumerate(lines) for t in [t.upper() if k % 2 else t]]
+    table.write_text("caption,voice\n" + "".join(rows))
+    small = [*TWO, *TINY_NET, "model.latent_dim=4", "data.label=voice", "data.vocabulary=character"]
+    call("train", "cyclevae-sentences", "--data", f"{table}#column=caption", "--steps", 5, "--out", tmp_path / "r",
+         *sets(*small))  # fmt: skip
+    found = json.loads((tmp_path / "r" / "evaluation.json").read_text())["conversions"]
+    assert {"domain_right", "before", "real_right", "words_kept", "words_chance", "words_back"} <= found.keys()
+    assert all(0 <= found[name] <= 1 for name in ("domain_right", "words_kept", "back"))
+    (tmp_path / "in.txt").write_text("the cat sits here\n")
+    call("translate", tmp_path / "r", tmp_path / "in.txt", "--to", "loud", "--out", tmp_path / "out.txt")
+    assert len((tmp_path / "out.txt").read_text().splitlines()) == 1
+    call("train", "cyclevae-sentences", "--data", f"{table}#column=caption", "--steps", 5, "--out", tmp_path / "x",
+         *sets(*small, "terms.critic.weight=1"), code=2)  # fmt: skip
 
 
 def test_places_keep_their_places():

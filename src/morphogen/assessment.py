@@ -44,7 +44,7 @@ from morphogen.model import (
 )
 from morphogen.precision import choose
 from morphogen.run import RunFolder, model_folder, read_json
-from morphogen.texts import add_text, text_cycle, text_rows
+from morphogen.texts import add_rows, add_text, rewritten, text_cycle
 
 MOST_HEARD = 300  # held-out recordings of a domain that are converted to be listened to
 
@@ -86,7 +86,7 @@ def evaluate(
     show_galleries(result, theirs.data, items.train.data, modality, None if galleries is None else Path(galleries))
     add_modes(result, theirs.data, data)
     if theirs.space == "text":
-        result["text"] = text_rows(theirs.data, items, count, seed)
+        add_rows(result, theirs.data, items, count, seed)
     if theirs.skipped:
         result["notes"].append(f"{len(theirs.skipped)} samples could not be read and are left out")
     if theirs.space == "image":
@@ -171,6 +171,8 @@ def evaluate_model(
         result["health"] += [f.json() for f in code_findings(result["likelihood"])]
         if model.family.converts and y is not None:
             result["conversions"] = conversion_scores(model.family, x, y, model.classes, extractors["a"], seed)
+            if data.train.space == "text":
+                result["conversions"] |= rewritten(model, data, seed)
             if isinstance(model.modality, Audio):
                 result["heard"] = heard(model, data, seed)
     return result
@@ -233,6 +235,8 @@ def evaluate_translations(
             see=pictures_of(target),
         )  # fmt: skip
         show_galleries(result, made, there.train.data, target, galleries, f"-{here}-to-{to}")
+        if there.train.space == "text":
+            add_rows(result, made, there, len(made), seed)
         result["cycle"] = cycle_report(model.family, here, source, seed)
         result["health"] += [f.json() for f in cycle_findings(result)]
         results[to] = result

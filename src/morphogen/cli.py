@@ -306,13 +306,18 @@ def recipes(name: Annotated[str | None, typer.Argument(help="show this one whole
 def data_check(
     source: SourceArgument,
     label_pattern: Annotated[str | None, typer.Option("--label-pattern", help="as data.label_pattern")] = None,
+    split: Annotated[str, typer.Option("--split", help="as data.split: line, paragraph or window of a text")] = "line",
+    length: Annotated[int | None, typer.Option("--length", help="as data.length: bytes of the longest text")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Counts, sizes, labels, duplicates, and every bad file with its reason."""
+    """Counts, sizes, labels, duplicates, and every bad file, or line of a text, with its reason."""
     from morphogen.data import check_source, open_source
+    from morphogen.data.text import SPLITS
     from morphogen.output import print_check
 
-    result = check_source(open_source(source, label_pattern=label_pattern))
+    if split not in SPLITS:
+        raise UsageError(f"--split takes {', '.join(SPLITS)}, not '{split}'.")
+    result = check_source(open_source(source, label_pattern=label_pattern, split=split), length)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:

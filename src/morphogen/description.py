@@ -60,7 +60,8 @@ def describe(config: Config, data: Data, networks: dict[str, nn.Module] | None =
 def options_of_text(config: Config, data: Data, how: DataConfig) -> dict[str, Any]:
     """The settings of the text modality of one domain."""
     options = text_options(unpacked(data.train.data), unpacked(data.heldout.data), how.vocabulary, how.symbols)
-    return options | ({"relaxed": True} if FAMILIES[config.family].relaxed else {})
+    numbered = config.model.get("likelihood") == "autoregressive"  # it asks for the symbols themselves
+    return options | ({"relaxed": True} if FAMILIES[config.family].relaxed and not numbered else {})
 
 
 def audio_options(config: Config, data: Data) -> tuple[list[int], dict[str, Any]]:

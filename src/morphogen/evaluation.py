@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from morphogen.errors import MorphogenError
-from morphogen.families.base import CHUNK, chunks, seed_of
+from morphogen.families.base import CHUNK, apart, chunks, seed_of
 from morphogen.families.vae import VAE
 from morphogen.health import Finding
 from morphogen.metrics.audit import SHOWN, Features, audit, plain_features
@@ -294,6 +294,8 @@ def text_lines(result: dict[str, Any]) -> list[str]:
         text = (
             f"{name}: BLEU-4 {row['bleu4']:.3g}, Self-BLEU-4 {row['self_bleu4']:.3g}, distinct-2 {row['distinct2']:.3g}"
         )
+        if "reverse_perplexity" in row:
+            text += f", reverse perplexity {row['reverse_perplexity']:.4g}"
         if "copied" in row:
             long = row["copied_8grams"]
             text += f", copied {100 * row['copied']:.2g} %, of {LONG}-grams {100 * long:.2g} %"
@@ -360,7 +362,8 @@ def conversion_scores(
     """What a model makes of held-out items x (N, *space) of domains y (N,) in every other domain.
 
     domain_right    share of conversions that the classifier sees in the wanted domain, where the extractor is one
-    back            mean |x₁ − x| of items that were converted and brought back, of values between -1 and 1
+    back            mean |x₁ − x| of items that were converted and brought back, of values between -1 and 1; of text
+                    the share of other symbols
     domain_in_code  share of codes out of which a linear probe tells the domain, on the half it was not trained on
     chance          the same for a probe that always names the most frequent domain
     code_moved      mean squared distance of a code and that of its conversion, in units of the codes' variance
@@ -378,7 +381,7 @@ def conversion_scores(
         back.append(family.generate(again, own))
     code, labels = torch.cat(codes).cpu().numpy(), y.cpu().numpy()
     code /= code.std(0) + 1e-8
-    away, away_error = mean_and_error((torch.cat(back) - x).abs().flatten(1).mean(1).cpu().numpy())
+    away, away_error = mean_and_error(apart(torch.cat(back), x).cpu().numpy())
     found = {
         "back": away,
         "back_error": away_error,

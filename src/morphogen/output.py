@@ -165,5 +165,5 @@ def print_check(result: dict[str, Any]) -> None:
     bad_files = result.pop("bad_files")
     pprint(result, console=console, expand_all=True, max_length=60)
     for path, reason in bad_files:
-        print(f"bad: {path}: {reason}")  # a long path must not be broken into lines
+        print(f"{path}: {reason}")  # a long path must not be broken into lines
     console.print(result["why"], style="bold")

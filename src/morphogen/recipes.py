@@ -392,6 +392,25 @@ def cyclevae_text() -> Config:
     return config
 
 
+def cyclevae_sentences() -> Config:
+    """A cycle VAE on sentences: `--data A --data-b B`, or `--set data.label=NAME`, and what a sentence says is said
+    anew as the other domain does. Recurrent networks in place of places: nothing has to stand where it stood.
+
+    No gradient passes through a written sentence, so there is no critic: a probe keeps the domain out of the code, so
+    that the decoder must take it from the label, and what comes of a conversion has to lead back.
+    """
+    config, text = vae_text(), cyclevae_text()
+    config.recipe, config.family = "cyclevae-sentences", "cycle_vae"
+    config.data.vocabulary = "bpe"  # of few sentences, too: what is said anew are words, not letters
+    config.model |= {"latent_dim": 64, "free_bits": 0.0, "decoder": config.model["decoder"] | {"word_dropout": 0.2}}
+    weights = {"reconstruction": 1.0, "kl": 0.03, "cycle": 0.5, "cycle_kl": 0.02, "blind": 10.0, "probe": 1.0}
+    warmups = {"kl": 1000, "cycle": 2000, "cycle_kl": 2000, "blind": 500}
+    config.terms = {n: TermConfig(weight=weight, warmup=warmups.get(n, 0)) for n, weight in weights.items()}
+    config.players["discriminator"] = text.players["discriminator"]
+    config.evaluate.language_model = False
+    return config
+
+
 RECIPES: dict[str, Callable[[], Config]] = {
     "gan-image": gan_image,
     "gan-points": gan_points,
@@ -409,4 +428,5 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "gan-text": gan_text,
     "cyclegan-text": cyclegan_text,
     "cyclevae-text": cyclevae_text,
+    "cyclevae-sentences": cyclevae_sentences,
 }

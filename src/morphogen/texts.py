@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 
 from morphogen.config import Config, dump_yaml, read_yaml, validate
+from morphogen.data.dataset import JOINED
+from morphogen.data.text import unpacked
 from morphogen.evaluation import FLOOR, SAMPLES
 from morphogen.families.base import CHUNK
-from morphogen.metrics.text import TextScores
+from morphogen.loop import spaced
+from morphogen.metrics.text import DEEP, TextScores, common_words, text_classifier, words_kept
 from morphogen.model import Model, load
 from morphogen.objectives.categorical import BLANK
 from morphogen.run import RunFolder, model_folder, read_json, write_text
@@ -85,10 +88,7 @@ def add_text(result: dict[str, Any], model: Model, data: Any, count: int, seed: 
     scores = TextScores(data.train.data, data.heldout.data)
     count = min(count, len(data.train))
     result["text"] = text_rows(model.modality.raw(model.sample(count, seed)), data, count, seed, scores)
-    result["notes"].append(
-        f"BLEU is against {len(data.heldout)} held-out items, of {'characters' if scores.single else 'words'}; more "
-        "references give higher values: compare with the floor's row."
-    )
+    result["notes"].append(note_on(scores))
     beside = None if folder is None else language_model_of(folder)
     if beside is not None:
         result["language_model"] = read_json(beside / "evaluation.json")["likelihood"] | {"run": str(beside)}
@@ -101,11 +101,30 @@ def add_text(result: dict[str, Any], model: Model, data: Any, count: int, seed: 
 def text_rows(
     samples: np.ndarray, data: Any, count: int, seed: int, scores: TextScores | None = None
 ) -> dict[str, dict[str, float]]:
-    """BLEU and what belongs to it of samples uint8 (N, M), and of as many training items."""
+    """BLEU and what belongs to it of samples uint8 (N, M), and of as many training items: none of them is among the
+    held-out ones, which are the references."""
     scores = scores or TextScores(data.train.data, data.heldout.data)
     count = min(count, len(data.train), len(samples))
     real = data.train.data[np.sort(np.random.default_rng(seed).permutation(len(data.train))[:count])]
-    return {SAMPLES: scores(samples[:count]), FLOOR: scores(real, copies=False)}
+    return {SAMPLES: scores(samples[:count]), FLOOR: scores.floor(real)}
+
+
+def add_rows(result: dict[str, Any], items: np.ndarray, data: Any, count: int, seed: int) -> None:
+    """`text_rows` of anybody's samples or translations, with their note. A curve of maximum likelihood has no place
+    beside translations: a language model translates nothing."""
+    scores = TextScores(data.train.data, data.heldout.data)
+    result["text"] = text_rows(items, data, count, seed, scores)
+    result["notes"].append(note_on(scores))
+
+
+def note_on(scores: TextScores) -> str:
+    """What a reader of the rows must know."""
+    units = "characters" if scores.single else "words"
+    return (
+        f"BLEU is against {len(scores.real)} held-out items, of {units}; more references give higher values: compare "
+        f"with the floor's row, which is of training items, its copies of held-out ones. Reverse perplexity: of the "
+        f"held-out items under {DEEP[scores.single]}-grams of {units} counted in the row's items."
+    )
 
 
 def curve(language_model: Model, scores: TextScores, count: int, seed: int) -> list[dict[str, float]]:
@@ -156,6 +175,50 @@ def text_cycle(family: Any, side: str, x: Tensor, other: Any) -> tuple[dict[str,
     written_out = texts.encode(torch.from_numpy(texts.stored(texts.stretched(other.decode(ends["cycle"][0])))))
     scores |= {"cycle_noisy": scores["cycle_quantised"], "copy": _same(written_out, x, said)}
     return scores | {"content_kept": 1 - scores["cycle_quantised"]}, ends["cycle"][1]
+
+
+MOST_REWRITTEN = 1000  # held-out items that are converted to be judged
+COMMON = 50  # most frequent words, which say little of what a sentence is about
+
+
+def rewritten(model: Model, data: Any, seed: int) -> dict[str, float]:
+    """What becomes of held-out texts in another domain, drawn by seed, and of them when they are brought back.
+
+    domain_right   share that a classifier sees in the wanted domain
+    before         the same of the texts as they were: what a copy would get
+    real_right     share of held-out texts that the classifier sees in their own domain
+    words_kept     share of an item's words, the commonest left out, that its conversion has
+    words_chance   the same with the conversion of another item
+    words_same     the same when an item is decoded in its own domain: what the code knows of the words
+    words_back     the same when the conversion is brought back
+    """
+    label = data.label or JOINED
+    rows = spaced(len(data.heldout), MOST_REWRITTEN)
+    items, own = model.modality.array(data.heldout.data[rows]), np.asarray(data.heldout.labels[label], str)[rows]
+    family: Any = model.family
+    numbers = torch.tensor([model.classes.index(d) for d in own], device=family.device)
+    to = np.asarray(model.classes)[family.others(numbers, seed).cpu().numpy()]
+    made = _brought(model, items, to, seed)
+    back, trained = _brought(model, made, own, seed), unpacked(data.train.data)
+    classes = text_classifier(trained, np.asarray(data.train.labels[label], str))
+    common = common_words(trained, COMMON)
+    return {
+        "domain_right": float((classes(made) == to).mean()),
+        "before": float((classes(items) == to).mean()),
+        "real_right": float((classes(items) == own).mean()),
+        "words_kept": words_kept(items, made, common),
+        "words_chance": words_kept(items, np.roll(made, len(made) // 2), common),
+        "words_same": words_kept(items, _brought(model, items, own, seed), common),
+        "words_back": words_kept(items, back, common),
+    }
+
+
+def _brought(model: Model, items: np.ndarray, to: np.ndarray, seed: int) -> np.ndarray:
+    """Texts (N,) in the domains `to` (N,)."""
+    made = np.empty(len(items), object)
+    for goal in np.unique(to):
+        made[to == goal] = model.translate(items[to == goal], str(goal), seed)
+    return made
 
 
 def _same(one: Tensor, other: Tensor, where: Tensor) -> float:

@@ -11,14 +11,15 @@ import numpy as np
 from morphogen.data.dataset import map_ordered, refusal
 from morphogen.data.images import BadItem
 from morphogen.data.sources import Source, row_keys
+from morphogen.data.text import too_long
 
 _CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
 _OTHERS = {1: lambda shape: "points", 2: lambda shape: f"{shape[1]} of sound"}
 _TOP_SIZES, _TOP_LABELS, _EXAMPLES = 10, 50, 20
 
 
-def check_source(source: Source) -> dict[str, Any]:
-    """Decode every item and return a dict that json can write.
+def check_source(source: Source, length: int | None = None) -> dict[str, Any]:
+    """Decode every item and return a dict that json can write. length: as data.length, of text.
 
     source, kind: what was opened. total, good, bad: numbers of items.
     sizes: {"height" and "width": {"min", "median", "max"}, "common": [[H, W, count], …]}; {"dimensions": D} for points,
@@ -31,9 +32,9 @@ def check_source(source: Source) -> dict[str, Any]:
     """
     seen: dict[bytes, list[str]] = defaultdict(list)
     shapes: Counter[tuple[int, ...]] = Counter()
-    bad: dict[int, str] = {}
+    bad: dict[int, str] = too_long(source, length) if source.space == "text" else {}
     constant = 0
-    for i, result in enumerate(map_ordered(lambda i: _look(source, i), len(source))):
+    for i, result in enumerate(map_ordered(lambda i: bad.get(i) or _look(source, i), len(source))):
         if isinstance(result, str):
             bad[i] = result
             continue
@@ -54,7 +55,7 @@ def check_source(source: Source) -> dict[str, Any]:
         "labels": {name: _label_table(column, bad) for name, column in source.labels.items()},
         "duplicates": _duplicates(list(seen.values())),
         "constant": constant,
-        "bad_files": [[source.paths[i] or source.names[i], why] for i, why in bad.items()],
+        "bad_files": [[source.paths[i] or source.names[i], why] for i, why in sorted(bad.items())],
         "would_train": reason is None,
         "why": reason or f"{good} of {len(source)} items are readable, which is enough to train on",
     }

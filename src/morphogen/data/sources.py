@@ -29,6 +29,7 @@ from morphogen.data.text import (
     is_text_folder,
     read_table,
     read_text,
+    word_counts,
     words,
 )
 from morphogen.errors import UsageError
@@ -119,7 +120,7 @@ class Source:
 def open_source(spec: str, *, label_pattern: str | None = None, split: str = "line") -> Source:
     """Open `builtin:NAME`, a folder of images, one picture, an IDX folder, .npy or .npz, with an optional `#SELECT`.
     Text: a .txt file or a folder of them, whose items are what `split` says (line, paragraph, window), or a column of
-    a .csv or .jsonl file, `#column=NAME`.
+    a .csv or .jsonl file, `#column=NAME`; any text can be selected by its number of words, `#words=1-9`.
 
     Folder: every file that is not hidden is an item, sorted by relative path. The first-level sub-folder is the
     attribute "label" ("" for files beside the sub-folders). `label_pattern`, such as "{digit}_{speaker}_{take}", is
@@ -161,7 +162,10 @@ def open_source(spec: str, *, label_pattern: str | None = None, split: str = "li
         raise UsageError(f"'{spec}' has no items: name a source that has some")
     if part:
         source = source.take(split_indices(_keys(source))[("train", "test").index(part)])
-    return source.take(select_rows(source.labels, len(source), conditions, spec)) if conditions else source
+    if not conditions:
+        return source
+    known = {"words": word_counts(source)} if source.space == "text" else {}
+    return source.take(select_rows(known | source.labels, len(source), conditions, spec))
 
 
 def _separate(spec: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ TABLES = (".csv", ".jsonl")
 SPLITS = ("line", "paragraph", "window")
 WINDOW = 128  # characters of a window
 LONGEST, USUAL = 1024, 4  # bytes of an item unless data.length says so; and so many times the 95th percentile
+SHORTEST = 64  # bytes that an item may have in any case
 EMPTY = "empty"  # how a reason ends that is no fault: such items do not count as bad
 
 Pieces = list[tuple[int, bytes]]  # (number of the line, paragraph, window or row, from 1; content)
@@ -53,9 +54,10 @@ def read_text(path: Path, split: str) -> Pieces:
         raise UsageError(f"{path} is UTF-16: save it as UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")
     if split == "window":
-        text = data.decode("utf-8", "replace")
+        text = data.decode("utf-8", "surrogateescape")  # bad bytes stay what they are, for `faults` to find
         windows = range(0, len(text), WINDOW)
-        return [(k + 1, text[start : start + WINDOW].encode()) for k, start in enumerate(windows)]
+        parts = (text[start : start + WINDOW] for start in windows)
+        return [(k + 1, part.encode("utf-8", "surrogateescape")) for k, part in enumerate(parts)]
     lines = data.removesuffix(b"\n").split(b"\n")
     lines = [line.removesuffix(b"\r") for line in lines]
     if split == "line":
@@ -81,8 +83,15 @@ def read_table(path: Path, column: str | None) -> tuple[Pieces, dict[str, list[s
         column = "text" if "text" in columns else columns[0] if len(columns) == 1 else None
     if column not in columns:
         raise UsageError(f"{path} has the columns {', '.join(columns)}: choose one, as in {path.name}#column=NAME")
-    items = [(k + 1, _cell(row, column).encode("utf-8", "surrogateescape")) for k, row in enumerate(rows)]
+    items = [(k + 1, _bytes(_cell(row, column))) for k, row in enumerate(rows)]
     return items, {c: [_cell(row, c) for row in rows] for c in columns if c != column}
+
+
+def _bytes(cell: str) -> bytes:
+    try:
+        return cell.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a pair, which JSON can spell: no UTF-8, and `faults` says so
+        return cell.encode("utf-8", "surrogatepass")
 
 
 def _cell(row: dict[str, Any], column: str) -> str:
@@ -128,17 +137,28 @@ def is_text_folder(names: list[str]) -> bool:
 
 def rows_of(source: Any, length: int | None) -> tuple[np.ndarray, dict[int, str]]:
     """Good items of a text source as uint8 (N, M), and row → reason for the others. length: M; by default that of the
-    longest item, but outliers are left out: `USUAL` times the 95th percentile, and at most `LONGEST`."""
-    bad = dict(source.bad)
-    items = {i: source.load(i) for i in range(len(source)) if i not in bad}
-    sizes = np.array([len(item) for item in items.values()] or [1])
-    most = length or min(LONGEST, max(64, USUAL * int(np.percentile(sizes, 95))))
-    for i, item in items.items():
-        if len(item) > most:
-            number = int(source.names[i].removesuffix(".txt")[-6:]) + 1
-            bad[i] = f"{source.kind} {number}: {len(item)} bytes, more than {most}; set data.length"
-    good = [bytes(item) for i, item in items.items() if i not in bad]
+    longest item that is not `too_long`."""
+    bad = source.bad | too_long(source, length)
+    good = [bytes(source.load(i)) for i in range(len(source)) if i not in bad]
     return packed(good, length or max(map(len, good), default=1)), bad
+
+
+def too_long(source: Any, length: int | None = None) -> dict[int, str]:
+    """row → reason, of a text source's items of more than `length` bytes; by default outliers: `USUAL` times the 95th
+    percentile, at least `SHORTEST` and at most `LONGEST`."""
+    sizes = {i: len(source.load(i)) for i in range(len(source)) if i not in source.bad}
+    most = length or min(LONGEST, max(SHORTEST, USUAL * int(np.percentile([*sizes.values()] or [1], 95))))
+    number = lambda i: int(source.names[i].removesuffix(".txt").rpartition("-")[2]) + 1
+    return {
+        i: f"{source.kind} {number(i)}: {size} bytes, more than {most}; set data.length"
+        for i, size in sizes.items()
+        if size > most
+    }
+
+
+def word_counts(source: Any) -> list[str]:
+    """How many words each item of a text source has: an attribute that can always be selected on."""
+    return [str(len(bytes(item).split())) for item in source.block(0, len(source))]
 
 
 def array_of(pieces: Pieces) -> np.ndarray:

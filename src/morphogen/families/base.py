@@ -43,6 +43,11 @@ def rows_of_noise(z: Tensor, width: int) -> Tensor:
     return torch.stack(rows).to(z.device)
 
 
+def apart(x: Tensor, other: Tensor) -> Tensor:
+    """Mean |x − other| (B,) of each pair of items; of numbered symbols, which have no distance, the differing share."""
+    return ((x - other).abs() if x.is_floating_point() else (x != other).float()).flatten(1).mean(1)
+
+
 @dataclass
 class Turn:
     """One player's move.

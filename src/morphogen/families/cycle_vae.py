@@ -5,7 +5,9 @@
 
 The domain is the label: the encoder does not see it, the decoder is told it. So the code says what the item is apart
 from its domain, and an item is converted by decoding its code in another (Tobing et al. 2019). A critic may judge the
-converted items, which the likelihood never sees, and a probe may hunt for the domain in the code.
+converted items, which the likelihood never sees, and a probe may hunt for the domain in the code. Where no gradient
+passes through a sample (text, symbol by symbol), there is no critic: y is as it would be written, and only the way back
+from it learns, as in back-translation (Lample et al. 2018, section 2.3).
 
 Shapes: B batch · Z latent_dim · space (C, *S) · K domains (0: one data set)
 With one data set, N = 1 and without the further terms this is exactly the VAE.
@@ -22,7 +24,7 @@ from torch.nn import functional as F
 
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
-from morphogen.families.base import Turn, chunks, seed_of
+from morphogen.families.base import Turn, apart, chunks, seed_of
 from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, judge, slope_penalty, spread_of, whole
 from morphogen.families.vae import VAE, Explanation, VAEOptions
 from morphogen.nets import ENCODERS, PATCH_CRITICS, build_network
@@ -85,13 +87,18 @@ class CycleVAE(VAE):
         self.cycles = options.cycles or (1 if classes else 2)
         self.converts = bool(classes)  # type: ignore[misc]
         self.criterion = "converted_fid" if classes else "nelbo"  # type: ignore[misc]
-        self.players = {**VAE.players, "discriminator": ("critic", "probe") if classes else ()}  # type: ignore[misc]
+        judges = ("critic", "probe") if getattr(self.density, "carries_gradient", True) else ("probe",)
+        self.players = {**VAE.players, "discriminator": judges if classes else ()}  # type: ignore[misc]
+        if "critic" not in judges:
+            learned = tuple(name for name in self.terms["autoencoder"] if name not in ("codes", "adversarial"))
+            self.terms = {"autoencoder": learned, "discriminator": ("probe",)}  # type: ignore[misc]
         self.numbers = {"augment": self.augment.start}
         if classes:
             self.numbers["pooled"] = 0
-            self.critic = own.get("critic") or build_network(
-                PATCH_CRITICS, {"kind": "conv", **options.critic}, space=space, classes=classes
-            )
+            if "critic" in judges:
+                self.critic = own.get("critic") or build_network(
+                    PATCH_CRITICS, {"kind": "conv", **options.critic}, space=space, classes=classes
+                )
             probe = {"kind": "dense", **options.probe}
             self.probe = own.get("probe") or build_network(ENCODERS, probe, space=(self.top_dim,), outputs=classes)
         self.register_buffer("spread", torch.ones(()))
@@ -104,7 +111,7 @@ class CycleVAE(VAE):
     @torch.no_grad()
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
         super().prepare(x)
-        self.spread.copy_(spread_of(x))
+        self.spread.copy_(spread_of(x.float()))
 
     # ---- learning -------------------------------------------------------------------------------------------------
 
@@ -250,9 +257,9 @@ class CycleVAE(VAE):
 
     @torch.no_grad()
     def measure(self, x: Tensor, y: Tensor | None, seed: int) -> dict[str, float]:
-        """The VAE's scores, and mean |x₁ − x| of items that have gone round once, by posterior means."""
+        """The VAE's scores, and how far x₁ is from x in items that have gone round once, by posterior means."""
         back = [self._once_round(part, label) for _, part, label in chunks(x, y)]
-        return super().measure(x, y, seed) | {"cycle": float((torch.cat(back) - x).abs().mean())}
+        return super().measure(x, y, seed) | {"cycle": float(apart(torch.cat(back), x).mean())}
 
     def _once_round(self, x: Tensor, y: Tensor | None) -> Tensor:
         """Items (B, *space) converted to the next domain and back, or, of one data set, reconstructed twice."""

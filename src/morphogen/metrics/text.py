@@ -1,5 +1,6 @@
-"""Numbers about generated text: quality (BLEU against held-out text), diversity (Self-BLEU, distinct n-grams) and what
-was copied from the training text; and features of text for the distances that every modality has.
+"""Numbers about generated text: quality (BLEU against held-out text), diversity (Self-BLEU, distinct n-grams), both at
+once (reverse perplexity), and what was copied from the training text; and features of text for the distances that every
+modality has.
 
 Shapes: N items, uint8 (N, M) as `data.text` packs them · d features · W words or characters, the units of an item
 Quality alone means nothing: a model that says one good sentence for ever has a high BLEU. So it stands beside
@@ -12,8 +13,9 @@ import itertools
 import math
 import re
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,18 +23,21 @@ from morphogen.data.text import BLANK, unpacked
 from morphogen.metrics.distances import mean_and_error
 
 Item = tuple[str, ...]
+Texts = Sequence[str] | np.ndarray
 ORDERS = (2, 3, 4)  # of BLEU
 LONG = 8  # words of an n-gram that nobody writes twice by chance
+DEEP = {False: 3, True: 5}  # n of the n-grams of which reverse perplexity is made: of words, of characters
+BEGIN, END, UNKNOWN = "", "</s>", "<unk>"  # no unit of a text can be one of these
 UNIT = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|\w+|[^\w\s]")  # scripts without spaces: a character is a word
 FEW_WORDS = 3  # words of a usual item below which characters are the units
 
 
-def units_of(texts: Sequence[str], single: bool) -> list[Item]:
+def units_of(texts: Texts, single: bool) -> list[Item]:
     """Each text as its words and punctuation marks, or, `single`, as its characters."""
     return [tuple(text) if single else tuple(UNIT.findall(text)) for text in texts]
 
 
-def single_units(texts: Sequence[str]) -> bool:
+def single_units(texts: Texts) -> bool:
     """Whether these are names and the like, which have no words to count."""
     return float(np.mean([len(UNIT.findall(text)) for text in texts])) < FEW_WORDS
 
@@ -124,20 +129,76 @@ class Copies:
         }
 
 
+class NgramModel:
+    """A language model of counted n-grams, p(u|h) = (c(h u) + t(h) p(u|h')) / (c(h) + t(h)): h the units before u, h'
+    those but the first, t(h) how many different units came after h (Witten & Bell 1991, method C). Below single units,
+    all `symbols` units are as likely. It learns in seconds and the same every time, which a network does not."""
+
+    def __init__(self, items: Iterable[Item], order: int, symbols: int):
+        self.order, self.symbols = order, symbols
+        after: dict[Item, Counter[str]] = defaultdict(Counter)
+        for item in items:
+            for history, unit in self._steps(item):
+                for n in range(order):
+                    after[history[order - 1 - n :]][unit] += 1
+        self.after = {history: (counts, counts.total(), len(counts)) for history, counts in after.items()}
+
+    def _steps(self, item: Item) -> Iterable[tuple[Item, str]]:
+        """(the `order` − 1 units before it, unit), up to the end."""
+        before = self.order - 1
+        marked = (BEGIN,) * before + item + (END,)
+        return ((marked[k - before : k], marked[k]) for k in range(before, len(marked)))
+
+    def probability(self, unit: str, history: Item) -> float:
+        p = 1 / self.symbols
+        for n in range(min(self.order, len(history) + 1)):
+            found = self.after.get(history[len(history) - n :])
+            if found is None:
+                break  # nor is any longer history known
+            counts, total, kinds = found
+            p = (counts[unit] + kinds * p) / (total + kinds)
+        return p
+
+    def perplexity(self, items: Iterable[Item]) -> float:
+        """exp of the mean −log p of a unit, ends included."""
+        logs = [math.log(self.probability(unit, history)) for item in items for history, unit in self._steps(item)]
+        return math.exp(-sum(logs) / max(1, len(logs)))
+
+
 class TextScores:
     """All numbers about text, with what they are measured against made ready once."""
 
     def __init__(self, train: np.ndarray, heldout: np.ndarray):
         texts = unpacked(heldout)
         self.single = single_units(texts)
-        self.heldout = References(units_of(texts, self.single), max(ORDERS))
-        self.copies = Copies(units_of(unpacked(train), self.single))
+        self.real = units_of(texts, self.single)
+        self.heldout = References(self.real, max(ORDERS))
+        trained = units_of(unpacked(train), self.single)
+        self.copies, self.known = Copies(trained), {unit for item in trained for unit in item}
 
-    def __call__(self, items: np.ndarray, copies: bool = True) -> dict[str, float]:
-        """Of items uint8 (N, M); copies: without them for items that are the training text."""
+    def __call__(self, items: np.ndarray) -> dict[str, float]:
+        """Of items uint8 (N, M)."""
         cut = units_of(unpacked(items), self.single)
+        return self._of(cut) | self.copies(cut)
+
+    def floor(self, items: np.ndarray) -> dict[str, float]:
+        """What real text gets: of training items, but for copies, which of training text would be a matter of course:
+        these are those of the held-out items."""
+        return self._of(units_of(unpacked(items), self.single)) | self.copies(self.real)
+
+    def _of(self, cut: list[Item]) -> dict[str, float]:
         scores = quality(cut, self.heldout) | {f"distinct{n}": distinct(cut, n) for n in (1, 2)}
-        return scores | (self.copies(cut) if copies else {})
+        return scores | {"reverse_perplexity": self.reverse_perplexity(cut)}
+
+    def reverse_perplexity(self, items: Sequence[Item]) -> float:
+        """Of the held-out text under a language model that has learned from items (Zhao et al. 2018, section 5.2, with
+        n-grams in place of a network): low only where samples are both good and diverse. Units that the training text
+        lacks are one and the same unknown unit."""
+        model = NgramModel(self._closed(items), DEEP[self.single], len(self.known) + 2)
+        return model.perplexity(self._closed(self.real))
+
+    def _closed(self, items: Sequence[Item]) -> Iterable[Item]:
+        return (tuple(unit if unit in self.known else UNKNOWN for unit in item) for item in items)
 
 
 class NgramFeatures:
@@ -173,3 +234,32 @@ class NgramFeatures:
                 counts[row, zlib.crc32(gram.encode()) % self.BUCKETS] += 1
         counts = np.sqrt(counts / np.maximum(1, counts.sum(1, keepdims=True)))
         return counts @ self.projection
+
+
+def text_classifier(texts: Texts, labels: np.ndarray) -> Callable[[Texts], np.ndarray]:
+    """Texts → their labels (N,) as a logistic regression on hashed n-grams tells them, of characters up to 3 and words
+    up to 2; counts and not shares, so that it sees how long a text is, too."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
+
+    plain: dict[str, Any] = {"n_features": 2**14, "norm": None, "alternate_sign": False, "lowercase": False}
+    grams = make_union(
+        HashingVectorizer(analyzer="char", ngram_range=(1, 3), **plain),
+        HashingVectorizer(token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2), **plain),
+    )
+    model = make_pipeline(grams, LogisticRegression(C=0.1, solver="liblinear", random_state=0))
+    return model.fit(texts, labels).predict
+
+
+def common_words(texts: Texts, most: int) -> set[str]:
+    """The most frequent units of texts."""
+    counts = Counter(unit for item in units_of(texts, False) for unit in item)
+    return {unit for unit, _ in counts.most_common(most)}
+
+
+def words_kept(before: Texts, after: Texts, common: set[str]) -> float:
+    """The mean share of the words of each text before, but for `common` ones, that stand in the text after."""
+    pairs = zip(units_of(before, False), units_of(after, False), strict=True)
+    shares = [(len((kept := set(a) - common) & set(b)), len(kept)) for a, b in pairs]
+    return float(np.mean([same / count for same, count in shares if count] or [0.0]))

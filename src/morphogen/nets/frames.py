@@ -67,8 +67,8 @@ class FrameEncoder(Role):
         still: bool = True,
     ):  # fmt: skip
         super().__init__()
-        self.outputs, self.half = outputs, -(-outputs // 2)  # means, then log σ
-        each = 2 * variables_at(self.half, space, downs)
+        self.outputs, self.numbers = outputs, -(-outputs // 2)  # means, then log σ
+        each = 2 * variables_at(self.numbers, space, downs)
         self.label = nn.Embedding(classes, width) if classes else None
         layers: list[nn.Module] = [nn.Conv1d(math.prod(space[:2]), width, KERNEL, padding=KERNEL // 2)]
         for _ in range(downs):
@@ -88,7 +88,7 @@ class FrameEncoder(Role):
         h = F.leaky_relu(h, 0.2)
         with torch.autocast(h.device.type, enabled=False):
             both = self.last(h.float()).chunk(2, 1)
-        return torch.cat([part.flatten(1)[:, : self.half] for part in both], 1)[:, : self.outputs]
+        return torch.cat([part.flatten(1)[:, : self.numbers] for part in both], 1)[:, : self.outputs]
 
 
 class FrameDecoder(Role):

@@ -194,7 +194,10 @@ class PlacesCritic(Role):
 
 class PlacesEncoder(Role):
     """A code that keeps the places: of each item's latent variables, those of place 1, 2, … lie in turn, as many for
-    each as are needed. What is known of the whole item, the mean over its places, is known at each."""
+    each as are needed. What is known of the whole item, the mean over its places, opens and shuts the features of each
+    place: so the same symbol need not have the same code in an item of another kind. By how much an item differs from
+    the others is what counts, hence the normalisation; without it every symbol begins with one code for all domains,
+    and a decoder that copies it is hard to leave."""
 
     ranks = (2,)
 
@@ -205,14 +208,14 @@ class PlacesEncoder(Role):
         self.latent_dim = outputs // 2
         self.label = nn.Embedding(classes, hidden) if classes else None
         self.first, self.mixed = body(space, hidden, blocks, kernel), nn.Conv1d(hidden, hidden, 1)
-        self.symbols = nn.Conv1d(space[0], hidden, 1)
+        self.normal = nn.BatchNorm1d(hidden, affine=False)
         self.last = nn.Sequential(PlacesBlock(hidden), nn.Conv1d(hidden, 2 * depth_of(self.latent_dim, space), 1))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         h = self.first(x)
         h = h if self.label is None else h + self.label(y).unsqueeze(2)
-        whole = self.mixed(F.leaky_relu(h, 0.2)).mean(2, keepdim=True)
-        both = self.last(h + self.symbols(x) * (1 + whole))  # (B, 2·C, L)
+        whole = self.normal(self.mixed(F.leaky_relu(h, 0.2)).mean(2)).unsqueeze(2)
+        both = self.last(h * (1 + (2 * whole).tanh()))  # (B, 2·C, L)
         return torch.cat([part.flatten(1)[:, : self.latent_dim] for part in both.float().chunk(2, 1)], 1)
 
 

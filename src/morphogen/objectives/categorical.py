@@ -64,6 +64,7 @@ class Autoregressive:
     """
 
     discrete: ClassVar[bool] = True
+    carries_gradient: ClassVar[bool] = False  # of what a critic says of a sample
     ranks: ClassVar[tuple[int, ...]] = (2,)
 
     def __init__(self, decoder: Any, context: Tensor):
