@@ -80,6 +80,33 @@ def test_discretized_logistic_samples_follow_its_probabilities():
     assert top.item() == pytest.approx(few.log_prob(torch.ones(1, 1, 1, 1)).exp().item(), abs=0.01)
 
 
+def test_quantiles_agree_with_torch_and_grain_is_the_way_from_mode_to_sample():
+    output, u, scale = torch.randn(5, 2, 3, 3) / 3, 0.01 + 0.98 * torch.rand(5, 2, 3, 3), torch.tensor(0.1)
+    theirs = {"gaussian": TorchNormal(output.tanh(), 0.1).icdf(u), "laplace": TorchLaplace(output.tanh(), 0.1).icdf(u)}
+    for name, expected in theirs.items():
+        p = LIKELIHOODS[name](output, torch.tanh, scale)
+        assert torch.allclose(p.quantile(u), expected, atol=1e-4), name
+        half = p.mode() + 0.5 * (expected - p.mode())
+        assert torch.allclose(p.grainy(u, 0.5), half.clamp(-1, 1), atol=1e-4)
+        assert torch.equal(p.grainy(u, 0.0), p.mode())
+
+
+def test_samples_show_the_noise_of_the_likelihood_where_they_are_asked_to():
+    """Item i is the same for every count, and reconstructions stay without."""
+    family = image_vae().eval()
+    codes = family.codes(5, 0)
+
+    def items(count: int, grain: float) -> torch.Tensor:
+        with family.drawn(grain=grain):
+            return torch.cat(list(family.items_of(codes[:count], None)))
+
+    mode, noisy = items(5, 0.0), items(5, 1.0)
+    assert torch.allclose(mode, family.generate(codes, None), atol=1e-5)
+    assert torch.equal(noisy[:3], items(3, 1.0))
+    inside = (mode.abs() < 0.5) & (noisy.abs() < 1)
+    assert (noisy - mode)[inside].std().item() == pytest.approx(float(family.scale), rel=0.4)
+
+
 def test_bernoulli_and_densities_agree_with_torch():
     torch.manual_seed(3)
     output, x, scale = torch.randn(5, 2, 3, 3), torch.rand(5, 2, 3, 3) * 2 - 1, torch.tensor(0.3)

@@ -199,6 +199,8 @@ class SampleConfig(Section):
     truncation: float | None = Field(default=None, gt=0, description="noise beyond this is drawn anew")
     symbols: float = Field(default=1.0, gt=0, description="temperature of the symbols of a text")
     top_p: float = Field(default=1.0, gt=0, le=1, description="of a text: only the likeliest symbols of so much mass")
+    grain: float = Field(default=0.0, ge=0, le=1, description="of a VAE: how much of the likelihood's own noise samples"
+                         " show, from none (its mode) to all")  # fmt: skip
 
 
 class Config(Section):
@@ -328,6 +330,7 @@ SAFE_TO_CHANGE = {
     "train.log_every", "train.tensorboard", "evaluate.final_samples", "evaluate.likelihood_items",
     "evaluate.importance_samples", "evaluate.samplers", "evaluate.content", "evaluate.language_model",
     "vocoder.steps", "sample.temperature", "sample.truncation", "sample.symbols", "sample.top_p",
+    "sample.grain",
 }  # fmt: skip
 
 

@@ -96,12 +96,13 @@ def spaced(n: int, most: int) -> np.ndarray:
 
 def sample_raw(
     family: Family, modality: Any, count: int, seed: int, labels: Tensor | None,
-    temperature: float = 1.0, truncation: float | None = None, symbols: tuple[float, float] = (1.0, 1.0),
+    temperature: float = 1.0, truncation: float | None = None,
+    drawing: tuple[float, float, float] = (1.0, 1.0, 0.0),
 ) -> np.ndarray:  # fmt: skip
-    """Raw items (count, *item) of a model in evaluation mode; labels (count,) where it is conditional; symbols:
-    temperature and top-p with which those of a text are drawn."""
+    """Raw items (count, *item) of a model in evaluation mode; labels (count,) where it is conditional; drawing:
+    see `Family.drawn`."""
     codes = family.codes(count, seed, labels, temperature, truncation)
-    with family.drawn(*symbols):
+    with family.drawn(*drawing):
         return np.concatenate([modality.decode(x) for x in family.items_of(codes, labels)])
 
 
@@ -315,8 +316,10 @@ class Trainer:
             return self._measure_translations()
         count, seed = self.config.evaluate.samples, self.config.train.seed
         labels = frequent_labels(self.label_counts, count, seed) if self.label_counts else None
-        symbols = self.config.sample.symbols, self.config.sample.top_p
-        items = sample_raw(self.shown, self.modality, count, seed, labels, symbols=symbols)
+        how = self.config.sample
+        items = sample_raw(
+            self.shown, self.modality, count, seed, labels, drawing=(how.symbols, how.top_p, how.grain)
+        )  # fmt: skip
         if not np.isfinite(items).all():
             return {}
         raw, y = self.heldout.take(spaced(len(self.heldout), MEASURED))

@@ -138,7 +138,7 @@ class Model:
         labels = self.labels(label, count, seed)
         raw = sample_raw(
             self.family, self.modality, count, seed, labels,
-            how.temperature, how.truncation, (how.symbols, how.top_p),
+            how.temperature, how.truncation, (how.symbols, how.top_p, how.grain),
         )  # fmt: skip
         return self.modality.array(raw)
 

@@ -88,8 +88,8 @@ class Family(nn.Module, ABC):
     augmentations: the values of `augment.mode` that it heeds.
     converts: whether its labels are domains between which it converts items; then it has `convert` and `converted`.
     relaxed: whether it wants items through which gradients flow, of modalities whose items are symbols.
-    drawing: (temperature, top_p) with which symbols are drawn, where a likelihood's samples show more than its mode;
-        None for the mode. Set by `drawn`.
+    drawing: (temperature, top_p) with which symbols are drawn, where a likelihood's samples show more than its mode,
+        and how much of their own noise other items show; None for the mode. Set by `drawn`.
     for_training: names of buffers and sub-modules that only the training needs, so that they are in checkpoints and
         not in models.
     """
@@ -119,7 +119,7 @@ class Family(nn.Module, ABC):
         self.modality, self.other, self.options, self.classes = modality, other, options, classes
         self.augment = augment or AugmentConfig()
         self.numbers: dict[str, float] = {}
-        self.drawing: tuple[float, float] | None = None
+        self.drawing: tuple[float, float, float] | None = None
 
     @abstractmethod
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
@@ -181,12 +181,13 @@ class Family(nn.Module, ABC):
         return temperature * torch.cat(chunks)[:count]
 
     @contextmanager
-    def drawn(self, temperature: float = 1.0, top_p: float = 1.0) -> Iterator[None]:
-        """Within, `generate`, here or in a codec, draws the symbols of its items, where it can."""
+    def drawn(self, temperature: float = 1.0, top_p: float = 1.0, grain: float = 0.0) -> Iterator[None]:
+        """Within, `generate`, here or in a codec, draws its items from the likelihood: symbols, or, with `grain`, what
+        is between the mode (0) and a sample (1)."""
         codec = getattr(self.modality, "codec", None)
         families: list[Any] = [self, *([] if codec is None else [codec.family])]
         for family in families:
-            family.drawing = (temperature, top_p)
+            family.drawing = (temperature, top_p, grain)
         try:
             yield
         finally:

@@ -22,7 +22,7 @@ from morphogen.nets import DECODERS, ENCODERS, PRIORS, build_network
 from morphogen.nets.ladder import LadderDecoder, Posterior
 from morphogen.nets.text import SilentEncoder
 from morphogen.objectives.categorical import Autoregressive, Categorical
-from morphogen.objectives.likelihoods import LIKELIHOODS, Density
+from morphogen.objectives.likelihoods import LIKELIHOODS, Density, Drawable
 from morphogen.objectives.variational import (
     Normal,
     active_units,
@@ -248,9 +248,15 @@ class VAE(Family):
         p = self.likelihood(self.decoder(z, y))
         if isinstance(p, Categorical) and p.logits.requires_grad:
             return p.relax()  # while it learns: see there
-        if self.drawing is None or not isinstance(p, Autoregressive):
+        if self.drawing is None:
             return p.mode()
-        return p.sample(rows_of_noise(z, p.decoder.places), *self.drawing)
+        temperature, top_p, grain = self.drawing
+        if isinstance(p, Autoregressive):
+            return p.sample(rows_of_noise(z, p.decoder.places), temperature, top_p)
+        if not grain or not isinstance(p, Drawable):
+            return p.mode()
+        mode = p.mode()
+        return p.grainy(rows_of_noise(z, mode[0].numel()).view_as(mode), grain)
 
     def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None) -> Tensor:
         prior: Any = self.prior if self.sampler is None else self.sampler

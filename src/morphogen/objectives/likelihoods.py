@@ -1,6 +1,7 @@
 """Likelihoods p(x|z) as objects, made from a decoder's output.
 
     log_prob(x) → (B,)   in nats        mode() → (B, C, *S)   the picture to show        sample(generator) → (B, C, *S)
+    quantile(u) → (B, C, *S)   of numbers u (B, C, *S) between 0 and 1: a sample, where these are random
 
 Shapes: B batch · space (C, *S) with S = () for points · M mixture components. Images lie in [-1, 1].
 `outputs(C)` says how many channels the decoder must give. `discrete` marks probabilities of the data's own levels: only
@@ -25,7 +26,26 @@ HALF_BIN = 1 / (LEVELS - 1)  # half the distance between two levels in [-1, 1]
 SMALLEST_SCALE = math.exp(-6)  # of the densities: below it the likelihood of flat pictures grows without end
 
 
-class Bernoulli:
+class Drawable:
+    """A likelihood whose samples are its quantiles at random numbers."""
+
+    def mode(self) -> Tensor:
+        raise NotImplementedError
+
+    def quantile(self, u: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        like = self.mode()
+        return self.quantile(torch.rand(like.shape, generator=generator, device=like.device))
+
+    def grainy(self, u: Tensor, grain: float) -> Tensor:
+        """Between the mode (grain 0) and a sample (1), by random numbers u (B, C, *S), within [-1, 1]."""
+        mode = self.mode()
+        return (mode + grain * (self.quantile(u) - mode)).clamp(-1, 1)
+
+
+class Bernoulli(Drawable):
     """Independent pixels that are black or white: p(x|z) = Π p^x (1 − p)^(1 − x) with x in {0, 1} for {-1, 1}.
 
     For grey pictures the same formula is only a loss, no probability: binarise them (`model.binarize`).
@@ -49,12 +69,11 @@ class Bernoulli:
         """The probabilities as grey: what people show."""
         return self.logits.sigmoid() * 2 - 1
 
-    def sample(self, generator: torch.Generator) -> Tensor:
-        u = torch.rand(self.logits.shape, generator=generator, device=self.logits.device)
+    def quantile(self, u: Tensor) -> Tensor:
         return (u < self.logits.sigmoid()).float() * 2 - 1
 
 
-class Density:
+class Density(Drawable):
     """A density around a mean with one scale for all pixels.
 
     The best scale has a closed form (σ-VAE, Rybkin et al. 2021, section 4): `optimal_scale`. It balances reconstruction
@@ -91,9 +110,8 @@ class Gaussian(Density):
         """σ² = the mean squared error (Rybkin et al. 2021, eq. 6)."""
         return (x - self.mean).detach().square().mean().sqrt().clamp_min(SMALLEST_SCALE)
 
-    def sample(self, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
-        return self.mean + self.scale * noise
+    def quantile(self, u: Tensor) -> Tensor:
+        return self.mean + self.scale * math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-6, 1 - 1e-6))
 
 
 class Laplace(Density):
@@ -106,12 +124,12 @@ class Laplace(Density):
         """b = the mean absolute error."""
         return (x - self.mean).detach().abs().mean().clamp_min(SMALLEST_SCALE)
 
-    def sample(self, generator: torch.Generator) -> Tensor:
-        u = torch.rand(self.mean.shape, generator=generator, device=self.mean.device) - 0.5
+    def quantile(self, u: Tensor) -> Tensor:
+        u = u - 0.5
         return self.mean - self.scale * u.sign() * torch.log1p(-2 * u.abs().clamp_max(0.5 - 1e-7))
 
 
-class DiscretizedLogistic:
+class DiscretizedLogistic(Drawable):
     """A mixture of M logistics cut into the 256 grey levels (Salimans et al. 2017, eq. 2).
 
     The probability of a level is the mass of its bin, σ(a) − σ(b); the outermost bins reach to infinity. The
@@ -146,13 +164,15 @@ class DiscretizedLogistic:
         """The mixture's mean, within [-1, 1]: the mode of a mixture flickers from pixel to pixel."""
         return (self.log_weights.exp().unsqueeze(2) * self.means.clamp(-1, 1)).sum(1)
 
-    def sample(self, generator: torch.Generator) -> Tensor:
-        device = self.means.device
-        gumbel = -torch.log(-torch.log(torch.rand(self.log_weights.shape, generator=generator, device=device)))
-        pick = (self.log_weights + gumbel).argmax(1, keepdim=True).unsqueeze(2)  # (B, 1, 1, *S)
-        pick = pick.expand(-1, 1, self.means.shape[2], *pick.shape[3:])
-        mean, log_scale = self.means.gather(1, pick).squeeze(1), self.log_scales.gather(1, pick).squeeze(1)
-        u = torch.rand(mean.shape, generator=generator, device=device).clamp(1e-6, 1 - 1e-6)
+    def quantile(self, u: Tensor) -> Tensor:
+        """Of the components in their order; where u falls among their weights says how far it is within its own."""
+        weights, first = self.log_weights.exp(), u[:, :1]  # all channels of a pixel are of one component
+        ends = weights.cumsum(1)
+        pick = (first > ends).sum(1, keepdim=True).clamp_max(weights.shape[1] - 1)  # (B, 1, *S)
+        within = 1 - (ends.gather(1, pick) - first) / weights.gather(1, pick).clamp_min(1e-12)
+        u = torch.cat([within, u[:, 1:]], 1).clamp(1e-6, 1 - 1e-6)
+        index = pick.unsqueeze(2).expand(-1, 1, self.means.shape[2], *pick.shape[2:])
+        mean, log_scale = self.means.gather(1, index).squeeze(1), self.log_scales.gather(1, index).squeeze(1)
         x = (mean + log_scale.exp() * (u.log() - torch.log1p(-u))).clamp(-1, 1)
         return ((x + 1) / 2 * (LEVELS - 1)).round() / (LEVELS - 1) * 2 - 1
 
