@@ -58,7 +58,7 @@ from morphogen.model import (
     weights_hash,
 )
 from morphogen.posthoc import candidates, top_codes
-from morphogen.precision import choose
+from morphogen.precision import choose, made_with
 from morphogen.recipes import RECIPES
 from morphogen.run import RunFolder, read_json, write_json, write_text
 from morphogen.texts import train_codec, train_language_model
@@ -201,6 +201,7 @@ def train(
     def save(best: Family, step: int, scores: dict[str, float]) -> None:
         description.training = provenance(config, items) | {
             "name": folder.path.name, "step": step, "scores": scores, "command": command, "precision": precision.why,
+            "versions": made_with(),
         }  # fmt: skip
         save_model(best, description, folder.model)
 
