@@ -324,6 +324,7 @@ def finish(
         settings.final_samples,
         likelihood=(settings.likelihood_items, settings.importance_samples),
         folder=folder.path,
+        galleries=folder.galleries,
     )
     if priors:
         result["priors"] = priors

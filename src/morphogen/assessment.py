@@ -16,6 +16,7 @@ from morphogen.config import (
 from morphogen.data import BadItem, open_source
 from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA
 from morphogen.data.dataset import JOINED
+from morphogen.data.text import unpacked
 from morphogen.domains import Data, load_data, of_known_classes, read_like, same_source
 from morphogen.errors import UsageError
 from morphogen.evaluation import (
@@ -26,7 +27,7 @@ from morphogen.evaluation import (
 )
 from morphogen.families.vae import VAE
 from morphogen.health import code_findings, cycle_findings, sound_findings
-from morphogen.judges import extractor_for, extractors_for, listener, pictures_of, seen_fingerprint, teacher_of
+from morphogen.judges import extractor_for, extractors_for, pictures_of, plain_modality, seen_fingerprint, teacher_of
 from morphogen.loop import (
     Display,
     Items,
@@ -52,17 +53,22 @@ def evaluate(
     run: str | Path | None = None, *, data: str | None = None, samples: str | None = None, heldout: str | None = None,
     extractor: str | None = None, count: int = 10_000, seed: int = 0, display: Display | None = None,
     networks: dict[str, nn.Module] | None = None, likelihood: tuple[int, int] = (1000, 100),
+    galleries: str | Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run, or anybody's samples (a folder or .npy), against held-out data.
 
     data: what the samples' model was trained on (a run knows its own).  heldout: by default a seeded split of it.
     likelihood: held-out items and importance samples of each, for the likelihood of a VAE.
+    galleries: folder for the pictures of the samples closest to training items and farthest from any data; of a run
+    folder RUN/galleries.
     Returns the scores; `morphogen.evaluation.table` prints them. UsageError unless one of run, samples is given.
     """
     if (run is None) == (samples is None):
         raise UsageError("Give evaluate a run, or --samples with --data.")
     if run is not None:
-        return _evaluate_run(load(run, networks), run, data, heldout, extractor, count, seed, likelihood, display)
+        return _evaluate_run(
+            load(run, networks), run, data, heldout, extractor, count, seed, likelihood, display, galleries
+        )
     if data is None:
         raise UsageError("Give --data: what the model of these samples was trained on.")
     sounding = open_source(data).space == "audio"
@@ -70,10 +76,14 @@ def evaluate(
     items = load_data(_data_config(config, data, heldout, seed))
     assert samples is not None
     theirs = read_like(samples, items.train, "crop")
-    chosen = extractor_for(extractor or "auto", items, display, listener(items.train))
+    modality = plain_modality(items.train)
+    see = pictures_of(modality)
+    chosen = extractor_for(extractor or "auto", items, display, see)
     result = evaluate_items(
-        theirs.data, items.train.data, items.heldout.data, chosen, seed=seed, sample_count=count, split=items.split
-    )
+        theirs.data, items.train.data, items.heldout.data, chosen, seed=seed, sample_count=count, split=items.split,
+        see=see,
+    )  # fmt: skip
+    show_galleries(result, theirs.data, items.train.data, modality, None if galleries is None else Path(galleries))
     add_modes(result, theirs.data, data)
     if theirs.space == "text":
         result["text"] = text_rows(theirs.data, items, count, seed)
@@ -86,12 +96,17 @@ def evaluate(
 
 def _evaluate_run(
     model: Model, run: str | Path, data: str | None, heldout: str | None, extractor: str | None, count: int, seed: int,
-    likelihood: tuple[int, int], display: Display | None,
+    likelihood: tuple[int, int], display: Display | None, galleries: str | Path | None,
 ) -> dict[str, Any]:  # fmt: skip
     items, training = data_of(model, data, heldout, seed), model.description.training
     chosen = extractors_for(extractor or training.get("extractor", "auto"), items, display, model.family)
     folder = RunFolder(model_folder(run).parent)
-    result = evaluate_model(model, items, chosen, count, likelihood=likelihood, display=display, folder=folder.path)
+    if galleries is None and folder.config.exists():
+        galleries = folder.galleries
+    result = evaluate_model(
+        model, items, chosen, count, likelihood=likelihood, display=display, folder=folder.path,
+        galleries=None if galleries is None else Path(galleries),
+    )  # fmt: skip
     if folder.evaluation.exists():
         result["training"] = read_json(folder.evaluation).get("training", {})
     return result
@@ -122,19 +137,22 @@ def data_of(model: Model, data: str | None = None, heldout: str | None = None, s
 def evaluate_model(
     model: Model, data: Data, extractors: dict[str, Any], count: int, seed: int = 1,
     likelihood: tuple[int, int] = (1000, 100), display: Display | None = None, folder: Path | None = None,
+    galleries: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores of `count` samples of a model against held-out data, with the row of real data beside; of a VAE also the
-    likelihood of `likelihood` = (items, importance samples of each); of two domains those of their translations."""
+    likelihood of `likelihood` = (items, importance samples of each); of two domains those of their translations.
+    galleries: where the pictures of the closest and of the worst samples go."""
     if data.other is not None:
-        result = evaluate_translations(model, {"a": data, "b": data.other}, extractors, count, seed)
+        result = evaluate_translations(model, {"a": data, "b": data.other}, extractors, count, seed, galleries)
         if isinstance(model.modality, Audio):
             result["heard"] = heard(model, data, seed)
         return result
     samples = model.modality.raw(model.sample(count, seed))
     result = evaluate_items(
         samples, data.train.data, data.heldout.data, extractors["a"], seed=seed, split=data.split,
-        beside=through_codec(model.modality, data.train.data, count, seed),
+        beside=through_codec(model.modality, data.train.data, count, seed), see=pictures_of(model.modality),
     )  # fmt: skip
+    show_galleries(result, samples, data.train.data, model.modality, galleries)
     add_modes(result, samples, data.train.spec)
     if isinstance(model.modality, Audio):
         result["sound"] = sound_scores(
@@ -144,13 +162,17 @@ def evaluate_model(
     if data.train.space == "text":
         add_text(result, model, data, count, seed, folder)
     if isinstance(model.family, VAE):
-        items = Items(
-            data.heldout, data.label if model.classes else None, model.classes, model.family.device, model.modality
-        )
+        label, device = data.label if model.classes else None, model.family.device
+        known, items = (Items(d, label, model.classes, device, model.modality) for d in (data.train, data.heldout))
         raw, y = items.take(spaced(len(items), likelihood[0]))
         progress = None if display is None else display.note
         x = model.modality.encode(raw)
         result["likelihood"] = likelihood_of(model.family, x, y, likelihood[1], seed, progress)
+        raw_known, y_known = known.take(spaced(len(known), len(x)))
+        learned = model.family.measure(model.modality.encode(raw_known), y_known, seed)
+        for name, found in (("train", learned), ("heldout", result["likelihood"])):
+            gap = {f"nelbo_{name}{end}": found[f"nelbo{end}"] for end in ("", "_error")}
+            result["audit"]["gap"] |= gap
         result["health"] += [f.json() for f in code_findings(result["likelihood"])]
         if model.family.converts and y is not None:
             result["conversions"] = conversion_scores(model.family, x, y, model.classes, extractors["a"], seed)
@@ -196,8 +218,9 @@ def heard(model: Model, data: Data, seed: int) -> dict[str, float]:
 
 
 def evaluate_translations(
-    model: Model, domains: dict[str, Data], extractors: dict[str, Any], count: int, seed: int = 1
-) -> dict[str, Any]:
+    model: Model, domains: dict[str, Data], extractors: dict[str, Any], count: int, seed: int = 1,
+    galleries: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Scores of the translations of held-out items in both directions, each against the held-out items of the domain
     that they were brought to, and how honest the cycle is. The result is that of a → b, with that of b → a under
     'back'."""
@@ -211,8 +234,10 @@ def evaluate_translations(
         beaten = {"not translated": target.stretched(raw)}  # what a translation must beat
         beaten |= through_codec(target, there.train.data, len(raw), seed)
         result = evaluate_items(
-            made, there.train.data, there.heldout.data, features, seed=seed, split=there.split, beside=beaten
-        )
+            made, there.train.data, there.heldout.data, features, seed=seed, split=there.split, beside=beaten,
+            see=pictures_of(target),
+        )  # fmt: skip
+        show_galleries(result, made, there.train.data, target, galleries, f"-{here}-to-{to}")
         result["cycle"] = cycle_report(model.family, here, source, seed)
         result["health"] += [f.json() for f in cycle_findings(result)]
         results[to] = result
@@ -239,6 +264,30 @@ def cycle_report(family: Any, side: str, domain: Data, seed: int) -> dict[str, f
         seen = np.asarray(teacher.classes)[teacher.probabilities(see(there)).argmax(1)]
         scores["label_kept"] = float((seen == labels).mean())
     return scores
+
+
+def show_galleries(
+    result: dict[str, Any], samples: np.ndarray, train: np.ndarray, modality: Any, folder: Path | None, end: str = ""
+) -> None:
+    """The pictures (spectrograms and sound, or texts) of an evaluation: in closest.png the samples that are closest to
+    training items, above each the item, in failures.png those that are farthest from any data. Texts also go into the
+    result."""
+    closest, failures = result["audit"]["closest"], result["failures"]
+    copies, ours, worst = (
+        items[[found[key] for found in rows]]
+        for items, rows, key in ((train, closest, "train"), (samples, closest, "sample"), (samples, failures, "sample"))
+    )
+    if modality.suffix == ".txt" and samples.dtype == np.uint8:
+        for found, pair in zip(closest, zip(unpacked(ours), unpacked(copies), strict=True), strict=True):
+            found["texts"] = list(pair)
+        for found, text in zip(failures, unpacked(worst), strict=True):
+            found["text"] = text
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(modality, "preview_pairs"):
+        modality.preview_pairs(copies, ours, folder / f"closest{end}.png", len(ours) // 2)
+    modality.preview(worst, folder / f"failures{end}.png", max(1, len(worst) // 2))
 
 
 def add_modes(result: dict[str, Any], samples: np.ndarray, spec: str) -> None:

@@ -265,19 +265,23 @@ def evaluate(
     n: Annotated[int, typer.Option("-n", "--count", min=6, help="samples scored")] = 10_000,
     items: Annotated[int, typer.Option("--items", min=2, help="held-out items whose likelihood is estimated")] = 1000,
     importance: Annotated[int, typer.Option("--importance-samples", min=1, help="of each, for that estimate")] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    galleries: Annotated[
+        Path | None, typer.Option("--galleries", help="folder for pictures of the closest and the worst samples")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, one object on the last line")] = False,
 ) -> None:
     """Score a model, or anybody's samples, against held-out data; the row of real data is the floor."""
     from morphogen import assessment
+    from morphogen.evaluation import summary
     from morphogen.progress import TerminalDisplay
 
     display = None if as_json else TerminalDisplay(1)
     result = assessment.evaluate(
         run, data=data, samples=samples, heldout=heldout, extractor=extractor, count=n, display=display,
-        likelihood=(items, importance),
+        likelihood=(items, importance), galleries=galleries,
     )  # fmt: skip
     if as_json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(result | summary(result)))
     else:
         _print_evaluation(result)
 

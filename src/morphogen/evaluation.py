@@ -20,7 +20,18 @@ from morphogen.errors import MorphogenError
 from morphogen.families.base import CHUNK, chunks, seed_of
 from morphogen.families.vae import VAE
 from morphogen.health import Finding
-from morphogen.metrics.distances import METRICS, draw, frechet_between, gaussian, kernel_distance
+from morphogen.metrics.audit import SHOWN, Features, audit, plain_features
+from morphogen.metrics.distances import (
+    METRICS,
+    draw,
+    frechet_between,
+    frechet_distance,
+    frechet_error,
+    gaussian,
+    kernel_distance,
+    mean_and_error,
+    ratio_and_error,
+)
 from morphogen.metrics.extractors import ClassifierFeatures, Extractor
 from morphogen.metrics.text import LONG
 from morphogen.nets.translators import fitted
@@ -28,6 +39,7 @@ from morphogen.nets.translators import fitted
 SAMPLES, FLOOR = "samples", "real held-out data"
 FEW_ITEMS = 2000  # below, the bias of FID is no longer small
 CONFIDENT = 0.9  # probability above which the classifier counts as sure
+MOST_CLASSES, FEW_OF_A_CLASS = 50, 20  # of a table by class, and items of one that are enough for its KID
 HEADINGS = {"fid": "FID", "kid": "KID", "precision": "prec.", "recall": "rec.", "density": "dens.", "coverage": "cov.",
             "class_entropy": "entropy", "confident": "conf."}  # fmt: skip
 
@@ -42,34 +54,42 @@ def evaluate_items(
     sample_count: int | None = None,
     split: str = "as given",
     beside: dict[str, np.ndarray] | None = None,
+    see: Features | None = None,
 ) -> dict[str, Any]:
     """All `METRICS` of the samples against the held-out set, and of as many training items: the floor.
 
     Both rows use the same number of items: all samples, but no more than there are training items or `sample_count`;
     larger sets are reduced to a seeded draw. `beside`: further rows, as many items as samples. `split` says in words
-    how held-out and training data were parted. The result is plain JSON. `MorphogenError` when the sets' items
-    differ in shape or a set is too small (6 items).
+    how held-out and training data were parted. `see` makes pictures of items that are none. Also: by class where the
+    extractor knows classes, the audit of `metrics.audit`, and the samples that are farthest from any data. The result
+    is plain JSON. `MorphogenError` when the sets' items differ in shape or a set is too small (6 items).
     """
     _check_shapes({"samples": samples, "training": train, "held-out": heldout})
     count = min(len(samples), len(train), sample_count or len(samples))
     rng = np.random.default_rng(seed)
-    reference = extractor.features(heldout)
-    rows = {
-        SAMPLES: _row(draw(samples, count, rng), reference, extractor, seed),
-        FLOOR: _row(draw(train, count, rng), reference, extractor, seed),
-    } | {
-        name: _row(draw(items, count, np.random.default_rng(seed)), reference, extractor, seed)
-        for name, items in (beside or {}).items()
-    }
-    return {
+    rows_used = draw(np.arange(len(samples)), count, rng)
+    ours, real, reference = (Seen(items, extractor) for items in (samples[rows_used], draw(train, count, rng), heldout))
+    rows = {SAMPLES: _row(ours, reference, extractor, seed), FLOOR: _row(real, reference, extractor, seed)}
+    for name, items in (beside or {}).items():
+        seen = Seen(draw(items, count, np.random.default_rng(seed)), extractor)
+        rows[name] = _row(seen, reference, extractor, seed)
+    result: dict[str, Any] = {
         "extractor": extractor.identity,
         "resize": extractor.resize,
         "split": split,
         "counts": {"samples": count, "train": len(train), "heldout": len(heldout)},
         "rows": rows,
         "health": [],
-        "notes": _notes(count, len(samples), len(train), reference.shape, extractor),
+        "notes": _notes(count, len(samples), len(train), reference.features.shape, extractor),
+        "audit": audit(ours.items, train, heldout, plain_features(see), seed),
+        "failures": farthest(ours.features, np.concatenate([real.features, reference.features])),
     }
+    for found in (*result["audit"]["closest"], *result["failures"]):
+        found["sample"] = int(rows_used[found["sample"]])
+    result["audit"]["gap"] = _gap(ours.features, real.features, reference.features, seed)
+    if ours.classes is not None:
+        result["by_class"] = by_class(ours, real, reference, extractor, seed)
+    return result
 
 
 def table(result: dict[str, Any]) -> Table:
@@ -84,10 +104,9 @@ def table(result: dict[str, Any]) -> Table:
     columns = [key for key in columns if not key.endswith("_error")]
     if "modes" in result:
         caption += "\nagainst the truth: " + ", ".join(f"{k} {v:.4g}" for k, v in result["modes"].items())
+    told = (likelihood_lines, text_lines, audit_lines, health_lines)
     shown = Table(
-        caption="\n".join(
-            [caption, *likelihood_lines(result), *text_lines(result), *health_lines(result), *result["notes"]]
-        ),
+        caption="\n".join([caption, *(line for lines in told for line in lines(result)), *result["notes"]]),
         caption_justify="left",
         padding=(0, 0),
     )
@@ -176,10 +195,10 @@ def likelihood_lines(result: dict[str, Any]) -> list[str]:
         lines += [f"{text}; {found['active_units']:.0f} of {found['latent_dim']} units active"]
         lines += [found["note"]] if "note" in found else []
     if "conversions" in result:
-        told = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in result["conversions"].items())
+        told = _told(result["conversions"])
         lines.append(f"conversions of held-out items: {told}")
     if "heard" in result:
-        told = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in result["heard"].items())
+        told = _told(result["heard"])
         lines.append(f"conversions as they are heard: {told}")
     if "sound" in result:
         sound, codec = result["sound"], result["sound"]["codec"]
@@ -197,6 +216,66 @@ def likelihood_lines(result: dict[str, Any]) -> list[str]:
 def health_lines(result: dict[str, Any]) -> list[str]:
     """The findings of an evaluation as sentences."""
     return [Finding(**found).sentence() for found in result.get("health", [])]
+
+
+def _told(values: dict[str, float]) -> str:
+    """Numbers with their names and errors, for a person."""
+    plain = [name for name in values if not name.endswith("_error")]
+    return ", ".join(f"{name.replace('_', ' ')} {_cell(values, name)}" for name in plain)
+
+
+def audit_lines(result: dict[str, Any]) -> list[str]:
+    """What the audit says of copying."""
+    found = result["audit"]
+    gap, real = found["gap"], found["rows"][FLOOR]
+    verdict = "samples COPY training items" if found["verdict"] == "copies" else "no copying found"
+    lines = [
+        f"audit of {found['samples']} samples: {verdict} (p {found['p']:.2g}); near copies {found['near_copies']:.2%}, "
+        f"of held-out items {found['near_copies_heldout']:.2%}; C_T {found['ct']:.2f} (p {found['ct_p']:.2g}), of "
+        f"held-out items {real['ct']:.2f} (p {real['ct_p']:.2g}); authentic {found['authenticity']:.1%}, held-out "
+        f"items {real['authenticity']:.1%}",
+        f"FID to training items {_cell(gap, 'fid_train')}, to as many held-out items {_cell(gap, 'fid_heldout')}",
+    ]
+    if found["by_chance"]:
+        lines.append("the near copies are of training and held-out items alike: such short items coincide by chance")
+    if "nelbo_train" in gap:
+        lines[1] += (
+            f"; −ELBO of training items {_cell(gap, 'nelbo_train')}, of held-out items {_cell(gap, 'nelbo_heldout')}"
+        )
+    return lines
+
+
+def summary(result: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation in one object for scripts: {"scores": {metric: {"value", "error", "floor"}}, "audit", "health",
+    "extractor", "n"}. `floor` is that of real data, None where there is none; of two domains the names of the scores
+    end in _a_to_b and _b_to_a, and the audit is the worse one."""
+    if "back" not in result:
+        return {
+            "scores": _scores(result), "audit": result["audit"], "health": result["health"],
+            "extractor": result["extractor"], "n": result["counts"]["samples"],
+        }  # fmt: skip
+    ways = {"a_to_b": result, "b_to_a": result["back"]}
+    found = {way: summary({k: v for k, v in part.items() if k != "back"}) for way, part in ways.items()}
+    return found["a_to_b"] | {
+        "scores": {f"{name}_{way}": v for way, part in found.items() for name, v in part["scores"].items()},
+        "audit": min((part["audit"] for part in found.values()), key=lambda a: a["p"]),
+        "health": [f | {"direction": way} for way, part in found.items() for f in part["health"]],
+        "extractor": " and ".join(dict.fromkeys(part["extractor"] for part in found.values())),
+    }
+
+
+def _scores(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Every number of an evaluation with its error and that of real data, as far as they are known."""
+    pairs = [(result["rows"][SAMPLES], result["rows"][FLOOR])]
+    pairs += [(result[part], {}) for part in ("likelihood", "conversions", "heard", "cycle", "modes") if part in result]
+    pairs += [(result["text"][SAMPLES], result["text"][FLOOR])] if "text" in result else []
+    pairs += [(result["sound"]["samples"], result["sound"]["held-out"])] if "sound" in result else []
+    return {
+        name: {"value": value, "error": row.get(f"{name}_error"), "floor": floor.get(name)}
+        for row, floor in pairs
+        for name, value in row.items()
+        if isinstance(value, (int, float)) and not name.endswith("_error")
+    }
 
 
 def text_lines(result: dict[str, Any]) -> list[str]:
@@ -250,17 +329,21 @@ def cycle_scores(family: Any, side: str, x: Tensor, other: Any, seed: int) -> tu
     for name, spoil in spoils.items():
         ways = [family.there_and_back(part.to(family.device), side, spoil) for part in x.split(CHUNK)]
         there, back = (torch.cat(parts).cpu() for parts in zip(*ways, strict=True))
-        scores[name], ends[name] = float((back - x).abs().mean()), (there, back)
+        ends[name] = there, back
+        scores[name], scores[f"{name}_error"] = mean_and_error((back - x).abs().flatten(1).mean(1).numpy())
     there, back = ends["cycle"]
     same = fitted(x.mean(1, keepdim=True), (there.shape[2], there.shape[3]))
     grey, another_one = there.mean(1, keepdim=True), _partners(len(x), seed)
-    scores["copy"] = 1 - float((grey - same).abs().mean() / (grey - same[another_one]).abs().mean().clamp_min(1e-8))
+    moved = [(grey - item).abs().flatten(1).mean(1).numpy() for item in (same, same[another_one])]
+    changed, scores["copy_error"] = ratio_and_error(*moved)
+    scores["copy"] = 1 - changed
     nearest = torch.cdist(back.flatten(1), x.flatten(1)).argmin(1)
-    scores["content_kept"] = float((nearest == torch.arange(len(x))).float().mean())
+    kept = (nearest == torch.arange(len(x))).numpy()
+    scores["content_kept"], scores["content_kept_error"] = mean_and_error(kept)
     to = "b" if side == "a" else "a"
     one, another = (_in_style(family, x, to, k) for k in (seed, seed + 1))
-    apart = (one - one[another_one]).abs().mean().clamp_min(1e-8)
-    scores["diversity"] = float((one - another).abs().mean() / apart)
+    apart = [(one - item).abs().flatten(1).mean(1).numpy() for item in (another, one[another_one])]
+    scores["diversity"], scores["diversity_error"] = ratio_and_error(*apart)
     return scores, back
 
 
@@ -295,18 +378,22 @@ def conversion_scores(
         back.append(family.generate(again, own))
     code, labels = torch.cat(codes).cpu().numpy(), y.cpu().numpy()
     code /= code.std(0) + 1e-8
+    away, away_error = mean_and_error((torch.cat(back) - x).abs().flatten(1).mean(1).cpu().numpy())
     found = {
-        "back": float((torch.cat(back) - x).abs().mean()),
+        "back": away,
+        "back_error": away_error,
         "code_moved": float((torch.cat(moved).square().mean(0) / torch.cat(codes).var(0).clamp_min(1e-8)).mean()),
     }
     if len(np.unique(labels[::2])) > 1:
         probe = LogisticRegression(max_iter=500).fit(code[::2], labels[::2])
-        found["domain_in_code"] = float(probe.score(code[1::2], labels[1::2]))
+        told = probe.predict(code[1::2]) == labels[1::2]
+        found["domain_in_code"], found["domain_in_code_error"] = mean_and_error(told)
         found["chance"] = float(np.bincount(labels[1::2]).max() / len(labels[1::2]))
     if isinstance(extractor, ClassifierFeatures) and set(extractor.classes) == set(classes):
         seen = extractor.probabilities(family.modality.decode(torch.cat(there))).argmax(1)
         wanted = np.asarray(classes)[to.cpu().numpy()]
-        found["domain_right"] = float((np.asarray(extractor.classes)[seen] == wanted).mean())
+        right = np.asarray(extractor.classes)[seen] == wanted
+        found["domain_right"], found["domain_right_error"] = mean_and_error(right)
     return found
 
 
@@ -328,28 +415,88 @@ class TranslationScore:
         return self.of[to](items)
 
 
-def _row(items: np.ndarray, reference: np.ndarray, extractor: Extractor, seed: int) -> dict[str, Any]:
-    features = extractor.features(items)
+class Seen:
+    """Items (N, …) with their features (N, d) and, where the extractor is a classifier, probabilities (N, K) and
+    predicted class (N,)."""
+
+    def __init__(self, items: np.ndarray, extractor: Extractor):
+        self.items, self.features = items, extractor.features(items)
+        known = isinstance(extractor, ClassifierFeatures)
+        self.probabilities = extractor.probabilities(items) if known else None
+        self.classes = None if self.probabilities is None else self.probabilities.argmax(axis=1)
+
+
+def _row(seen: Seen, reference: Seen, extractor: Extractor, seed: int) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for metric in METRICS.values():
-        row |= metric(features, reference, seed)
-    if isinstance(extractor, ClassifierFeatures):
-        row |= class_balance(extractor.probabilities(items), extractor.classes)
+        row |= metric(seen.features, reference.features, seed)
+    if seen.probabilities is not None and isinstance(extractor, ClassifierFeatures):
+        row |= class_balance(seen.probabilities, extractor.classes)
     return row
+
+
+def by_class(ours: Seen, real: Seen, reference: Seen, extractor: Any, seed: int) -> dict[str, dict[str, float]]:
+    """{class: scores} of the items that the classifier sees in it, of the `MOST_CLASSES` most frequent among real ones.
+
+    share, share_real  of the samples, and of as many training items, that are seen in the class
+    kid, kid_floor     of those samples, and of those training items, against the held-out items that are seen in it;
+                       left out where one of them are fewer than `FEW_OF_A_CLASS`
+    """
+    found: dict[str, dict[str, float]] = {}
+    counts = np.bincount(np.asarray(real.classes), minlength=len(extractor.classes))
+    frequent = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
+    for k in np.sort(frequent):
+        row: dict[str, float] = {}
+        row["share"], row["share_error"] = mean_and_error(ours.classes == k)
+        row["share_real"] = float((real.classes == k).mean())
+        target = reference.features[reference.classes == k]
+        for name, seen in (("kid", ours), ("kid_floor", real)):
+            features = seen.features[seen.classes == k]
+            if min(len(features), len(target)) >= FEW_OF_A_CLASS:
+                row[name], row[f"{name}_error"] = kernel_distance(features, target, subsets=10, seed=seed)
+        found[extractor.classes[k]] = row
+    return found
+
+
+def _gap(ours: np.ndarray, real: np.ndarray, reference: np.ndarray, seed: int) -> dict[str, float]:
+    """FID of samples against training and against held-out items, as many of each: nearer to the training data than to
+    others of their kind by more than the error is overfitting."""
+    count = min(len(real), len(reference))
+    found = {}
+    for name, features in (("train", real), ("heldout", reference)):
+        some = draw(features, count, np.random.default_rng(seed))
+        found[f"fid_{name}"] = frechet_distance(ours, some)
+        found[f"fid_{name}_error"] = frechet_error(ours, some, repeats=3, seed=seed)
+    return found
+
+
+def farthest(features: np.ndarray, data: np.ndarray) -> list[dict[str, float]]:
+    """The samples, of features (N, d), that are farthest from any of the data (M, d), the farthest first:
+    [{"sample": row, "distance": …}]."""
+    x, y = (torch.from_numpy(np.asarray(f, np.float32)) for f in (features, data))
+    nearest = torch.cat([torch.cdist(part, y).amin(1) for part in x.split(1000)])
+    order = nearest.argsort(descending=True, stable=True)[:SHOWN]
+    return [{"sample": int(k), "distance": float(nearest[k])} for k in order]
 
 
 def class_balance(probabilities: np.ndarray, classes: list[str]) -> dict[str, Any]:
     """What a classifier sees in items, from probabilities (N, K).
 
-    class_entropy  entropy in nats of the shares of the predicted classes; at most log K, 0 when all are one class
+    class_entropy  entropy in nats of the shares of the predicted classes; at most log K, 0 when all are one class; its
+                   error is that of the delta method, √((Σ p log² p − H²) / N)
     confident      share of items whose predicted class has a probability of at least 0.9
     class_shares   {class: share}
     """
     shares = np.bincount(probabilities.argmax(axis=1), minlength=len(classes)) / len(probabilities)
     present = shares[shares > 0]
+    entropy = float(np.abs((present * np.log(present)).sum()))
+    spread = float((present * np.log(present) ** 2).sum()) - entropy**2
+    confident, confident_error = mean_and_error(probabilities.max(axis=1) >= CONFIDENT)
     return {
-        "class_entropy": float(np.abs((present * np.log(present)).sum())),
-        "confident": float((probabilities.max(axis=1) >= CONFIDENT).mean()),
+        "class_entropy": entropy,
+        "class_entropy_error": (max(0.0, spread) / len(probabilities)) ** 0.5,
+        "confident": confident,
+        "confident_error": confident_error,
         "class_shares": {name: float(share) for name, share in zip(classes, shares, strict=True)},
     }
 

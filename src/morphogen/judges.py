@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from morphogen.data import Dataset
+from morphogen.data.text import unpacked
 from morphogen.domains import Data, clip_of
 from morphogen.families import Family
 from morphogen.loop import (
@@ -18,21 +19,26 @@ from morphogen.loop import (
 )
 from morphogen.metrics.classifier import train_classifier
 from morphogen.metrics.extractors import SeenAs, choose_extractor
-from morphogen.modalities import Audio, Image
+from morphogen.modalities import Audio, Image, Points, Text
+from morphogen.modalities.text import text_options
 from morphogen.precision import choose
 from morphogen.vocoding import loudest_of
 
 
-def listener(train: Dataset) -> Callable[[np.ndarray], np.ndarray] | None:
-    """`pictures_of` for recordings whose model is not known."""
+def plain_modality(train: Dataset) -> Any:
+    """What shows items, and brings sound to pictures, where no model is known."""
+    if train.space == "image":
+        return Image(train.item_shape)
+    if train.space == "text":
+        return Text(train.item_shape, **text_options(unpacked(train.data[:1000]), [], "character"))
     if train.space != "audio":
-        return None
+        return Points(train.item_shape, float(train.data.mean()), float(train.data.std()) or 1.0)
     clip = clip_of(train)
     space, settings = (
         (clip.channels, clip.mels, clip.samples // clip.hop),
         (clip.rate, clip.samples, clip.n_fft, clip.hop),
     )
-    return Audio(space, *settings, loudest_of(Audio(space, *settings), train.data)).stored
+    return Audio(space, *settings, loudest_of(Audio(space, *settings), train.data))
 
 
 def pictures_of(modality: Any) -> Callable[[np.ndarray], np.ndarray] | None:

@@ -1,6 +1,6 @@
 """The run folder: what is in it, written so that a kill or a full disk never leaves half a file.
 
-RUN/config.yaml  run.json  metrics.jsonl  skipped.txt  previews/  evaluation.json
+RUN/config.yaml  run.json  metrics.jsonl  skipped.txt  previews/  galleries/  evaluation.json
 RUN/checkpoints/step-00001000/{state.safetensors, state.json}      to go on from
 RUN/model/{config.json, weights.safetensors, README.md}            to use and to share
 """
@@ -120,6 +120,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.skipped = self.path / "skipped.txt"
         self.previews = self.path / "previews"
+        self.galleries = self.path / "galleries"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.evaluation = self.path / "evaluation.json"

@@ -306,15 +306,16 @@ class VAE(Family):
 
     @torch.no_grad()
     def measure(self, x: Tensor, y: Tensor | None, seed: int) -> dict[str, float]:
-        """Of items x (N, *space), by one sample each: nelbo = reconstruction + kl in nats, active units, mutual
-        information (of a ladder's top layer only); the KL by unit under 'kl/0', 'kl/1', …"""
-        found, posteriors, tops, reconstruction = [], [], [], []
+        """Of items x (N, *space), by one sample each: nelbo = reconstruction + kl in nats, each with its standard
+        error, active units, mutual information (of a ladder's top layer only); the KL by unit as 'kl/0', 'kl/1', …"""
+        found, posteriors, tops, reconstruction, apart = [], [], [], [], []
         for start, part, label in chunks(x, y):
             part = self._seen(part, seed_of(seed, start))
             encoded = self.encoder(part, label)
             noise = self.noise(len(part), seed_of(seed, start)).to(x.device)
             one = self.explain(encoded, label, noise)
             found.append(one.kl.mean(0) * len(part))
+            apart.append(one.kl.sum(1))
             reconstruction.append(-self.likelihood(one.output).log_prob(part))
             posteriors.append(self.explain(encoded, label, None).code if self.ladder else self.top(encoded).mean)
             tops.append((self.top(encoded), one.code[:, : self.top_dim]))
@@ -322,6 +323,9 @@ class VAE(Family):
         error, kl = float(torch.cat(reconstruction).mean()), float(units.sum())
         point = self.options.posterior == "point"
         scores = {"nelbo": error if point else error + kl, "reconstruction": error, "kl": 0.0 if point else kl}
+        each = {"reconstruction": torch.cat(reconstruction), "kl": torch.cat(apart) * (not point)}
+        each["nelbo"] = each["reconstruction"] + each["kl"]
+        scores |= {f"{name}_error": float(v.std(correction=0)) / len(x) ** 0.5 for name, v in each.items()}
         scores["active_units"] = float(active_units(torch.cat(posteriors)))
         if not point and not isinstance(self.encoder, SilentEncoder):
             q = Normal(torch.cat([t.mean for t, _ in tops]), torch.cat([t.log_std for t, _ in tops]))

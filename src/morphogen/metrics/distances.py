@@ -104,6 +104,7 @@ def precision_recall_density_coverage(
     Precision and recall: Kynkäänniemi et al. 2019 (1904.06991), eq. 1-3. Density and coverage: Naeem et al. 2020
     (2002.09797), eq. 4-5. All but density (≥ 0, about 1 for real data) lie in [0, 1]. Sets above `limit` items are
     reduced to a seeded draw, never to their first rows: sources may be ordered by class. Needs more than k items.
+    Each is a mean over one of the sets; its `_error` is the standard error of that, the other set taken as given.
     """
     real, fake = _checked(real, at_least=k + 1), _checked(fake, at_least=k + 1)
     _same_width(real, fake)
@@ -119,17 +120,32 @@ def precision_recall_density_coverage(
         inside_real += in_ball.sum(0)
         covered.append(in_ball.any(1))
         recalled.append((distance <= fake_radius[None, :]).any(1))
-    return {
-        "precision": float((inside_real > 0).double().mean()),
-        "recall": float(torch.cat(recalled).double().mean()),
-        "density": float(inside_real.double().mean() / k),
-        "coverage": float(torch.cat(covered).double().mean()),
+    each = {
+        "precision": inside_real > 0,
+        "recall": torch.cat(recalled),
+        "density": inside_real / k,
+        "coverage": torch.cat(covered),
     }
+    found = {}
+    for name, values in each.items():
+        found[name], found[f"{name}_error"] = mean_and_error(values.double().numpy())
+    return found
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """The mean of values (N,) and its standard error."""
+    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
 
 
 def draw(items: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` of the items (N, …) drawn without replacement, or all of them in order where there are no more."""
     return items if len(items) <= count else items[np.sort(rng.permutation(len(items))[:count])]
+
+
+def ratio_and_error(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
+    """mean(above) / mean(below) of paired values (N,), and its standard error by the delta method."""
+    ratio, scale = float(np.mean(above) / max(np.mean(below), 1e-8)), max(float(np.mean(below)), 1e-8)
+    return ratio, mean_and_error(np.asarray(above) - ratio * np.asarray(below))[1] / scale
 
 
 def _radii(x: torch.Tensor, k: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from morphogen.metrics.classifier import train_classifier
-from morphogen.metrics.distances import draw
+from morphogen.metrics.distances import draw, mean_and_error
 from morphogen.metrics.extractors import Extractor
 from morphogen.objectives.spectral import magnitudes, multi_resolution_distance
 
@@ -149,18 +149,20 @@ def heard_conversions(
                        '_unconverted' and '_mean_variance_matched' that of the plainest alternatives
     """
 
-    def share_heard(labels: Callable[[Voices], np.ndarray], wanted: np.ndarray) -> float:
+    def share_heard(labels: Callable[[Voices], np.ndarray], wanted: np.ndarray) -> tuple[float, float]:
         judge = train_classifier(
             modality.stored(train.waves), labels(train), modality.stored(heldout.waves), labels(heldout),
             fingerprint=fingerprint, autocast=autocast,
         )  # fmt: skip
         seen = judge.probabilities(modality.stored(converted)).argmax(1)
-        return float((np.asarray(judge.classes)[seen] == wanted).mean())
+        return mean_and_error(np.asarray(judge.classes)[seen] == wanted)
 
-    found = {"domain_right": share_heard(lambda voices: voices.domains, to)}
+    found = {}
+    found["domain_right"], found["domain_right_error"] = share_heard(lambda voices: voices.domains, to)
     if heldout.contents is None or train.contents is None:
         return found
-    found["content_kept"] = share_heard(lambda voices: np.asarray(voices.contents), heldout.contents)
+    kept = share_heard(lambda voices: np.asarray(voices.contents), heldout.contents)
+    found["content_kept"], found["content_kept_error"] = kept
     return found | _distortions(modality, train, heldout, converted, to)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from morphogen.data.text import BLANK, unpacked
+from morphogen.metrics.distances import mean_and_error
 
 Item = tuple[str, ...]
 ORDERS = (2, 3, 4)  # of BLEU
@@ -87,13 +88,18 @@ def bleu(item: Item, references: References, orders: Sequence[int] = ORDERS, num
 
 
 def quality(items: Sequence[Item], heldout: References) -> dict[str, float]:
-    """Mean BLEU-n of items against all held-out ones, and of each against all the others."""
+    """Mean BLEU-n of items against all held-out ones, and of each against all the others, with standard errors over
+    the items."""
     others = References(items, max(ORDERS))
-    out = np.mean([bleu(item, heldout) for item in items], axis=0)
-    own = np.mean([bleu(item, others, number=k) for k, item in enumerate(items)], axis=0)
-    return {f"bleu{n}": float(v) for n, v in zip(ORDERS, out, strict=True)} | {
-        f"self_bleu{n}": float(v) for n, v in zip(ORDERS, own, strict=True)
+    found = {}
+    each = {
+        "bleu": [bleu(item, heldout) for item in items],
+        "self_bleu": [bleu(item, others, number=k) for k, item in enumerate(items)],
     }
+    for name, rows in each.items():
+        for n, values in zip(ORDERS, np.asarray(rows).T, strict=True):
+            found[f"{name}{n}"], found[f"{name}{n}_error"] = mean_and_error(values)
+    return found
 
 
 def distinct(items: Sequence[Item], n: int) -> float:

@@ -226,7 +226,7 @@ def shown(text: Any, most: int = MOST_TEXT) -> str:
     """A text as it can be shown: no control characters, which HTML forbids, lone surrogates, or endless length."""
     text = str(text).encode("utf-8", "replace").decode("utf-8")
     text = "".join(
-        c if c in "\n\t" or ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0 else "\N{REPLACEMENT CHARACTER}" for c in text
+        c if c in "\n\t" or (ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0) else "\N{REPLACEMENT CHARACTER}" for c in text
     )
     return text if len(text) <= most else text[:most] + " …"
 

@@ -16,8 +16,8 @@ from morphogen.data.text import unpacked
 from morphogen.domains import Data
 from morphogen.families.vae import VAE
 from morphogen.loop import modality_of, spaced
+from morphogen.modalities import Audio
 from morphogen.model import Model
-from morphogen.modalities import Audio, Points
 from morphogen.report.charts import scatter
 from morphogen.report.page import Drawing, Drawings, Picture, Sound, Sounds, Table, Texts, Words
 
@@ -111,7 +111,7 @@ def reconstructions(model: Model, data: Data) -> list[Any]:
 
 
 def _side_by_side(columns: list[np.ndarray], modalities: list[Any], names: list[str]) -> list[Any]:
-    """Items (N, …) and their counterparts: of pictures rows below one another, of sounds and texts one after another."""
+    """Items (N, …) and their counterparts: pictures in rows below one another, sounds and texts in columns."""
     kind = kind_of(modalities[0])
     if kind == "text":
         texts = [lines(column) for column in columns]
