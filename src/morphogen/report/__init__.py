@@ -10,6 +10,7 @@ comparison  several runs
 
 from __future__ import annotations
 
+from morphogen.report.comparison import comparison, write_comparison
 from morphogen.report.writing import write_report
 
-__all__ = ["write_report"]
+__all__ = ["comparison", "write_comparison", "write_report"]

@@ -223,14 +223,14 @@ def timeline(records: Records) -> list[Any]:
             blocks.append(Words(f"From {way}:"))
         pictures = [(step, path) for step, path in files if path.suffix == ".png"]
         shown = spaced(pictures, TIMELINE)
-        opened = [(step, path, _opened(path)) for step, path in shown]
-        strip = [Picture(p, f"Preview at step {s}", f"step {number(s)}") for s, _, p in opened if p is not None]
+        found = [(step, opened(path)) for step, path in shown]
+        strip = [Picture(p, f"Preview at step {s}", f"step {number(s)}") for s, p in found if p is not None]
         if strip:
             blocks.append(Strip(strip))
         blocks += _heard(pictures[-1][1].with_suffix(".wav"), pictures[-1][0]) if pictures else []
         texts = [(step, path) for step, path in files if path.suffix == ".txt"]
         for step, path in spaced(texts, 4):
-            blocks.append(Texts(_first_lines(path), f"step {number(step)}"))
+            blocks.append(Texts(first_lines(path), f"step {number(step)}"))
     return blocks
 
 
@@ -246,7 +246,7 @@ def _heard(path: Path, step: int) -> list[Any]:
     return []
 
 
-def _opened(path: Path) -> Pillow.Image | None:
+def opened(path: Path) -> Pillow.Image | None:
     """A picture, or None where it cannot be read."""
     try:
         with Pillow.open(path) as picture:
@@ -255,7 +255,7 @@ def _opened(path: Path) -> Pillow.Image | None:
         return None
 
 
-def _first_lines(path: Path) -> list[str]:
+def first_lines(path: Path) -> list[str]:
     found = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return [line for line in found if line][:PREVIEW_LINES]
 
@@ -280,6 +280,8 @@ def _audited(found: dict[str, Any], begin: str) -> list[Any]:
     if near is not None and floor is not None:
         told += f" Near copies: {number(100 * near)} % of the samples, {number(100 * floor)} % of held-out data."
     blocks: list[Any] = [Words(told[0].upper() + told[1:])]
+    if found.get("by_chance"):
+        blocks.append(Words("Such short items coincide by chance, with held-out data as often as with training items."))
     rows = {k: v for k, v in (found.get("rows") or {}).items() if isinstance(v, dict)}
     if rows:
         blocks.append(
@@ -321,7 +323,7 @@ def _gallery(folder: Path, name: str, where: str, caption: str) -> list[Any]:
     """A picture that an evaluation has left, and the sound beside it."""
     end = f"-{where.replace(' ', '-')}" if where else ""
     path = folder / f"{name}{end}.png"
-    picture = _opened(path)
+    picture = opened(path)
     if picture is None:
         return []
     caption = caption[0].upper() + caption[1:] + "."

@@ -27,7 +27,7 @@ MOST_HEARD = 6  # rows of sounds side by side
 WAYS, STATIONS = 4, 10  # interpolations, and items on each
 PAIRS = 10
 MAPPED, MOST_GROUPS = 500, 12
-ENOUGH_FOR_TSNE = 300
+ENOUGH_FOR_TSNE = 400
 MAP_ALT = "Map in two dimensions"
 
 
