@@ -19,13 +19,17 @@ from morphogen.cli import app
 from morphogen.data import open_source, split
 from morphogen.data.audio import Clip, Span, cut, fit_audio, joined, padded, plan_clip, read_audio, windows
 from morphogen.data.builtin import NOTES
+from morphogen.data.dataset import Dataset
 from morphogen.data.images import BadItem
 from morphogen.data.recordings import prepare_audio
+from morphogen.domains import Data
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.families.augment import gain, masks, shift
 from morphogen.loop import Stopped, Trainer
 from morphogen.metrics.sound import cepstra, faults, matched, mel_cepstral_distortion, nearest, stoi
 from morphogen.modalities import Audio
+from morphogen.nets import DECODERS, ENCODERS, build_network
+from morphogen.nets.frames import Still
 from morphogen.nets.vocoder import Analysis, InverseSTFT, mel_filters
 from morphogen.objectives.spectral import multi_resolution_distance
 from morphogen.run import load_tensors
@@ -41,6 +45,35 @@ def pitch_of(wave: np.ndarray, rate: int = RATE) -> float:
     """The frequency in Hz of a tone, from the strongest bin of a long transform and its neighbours."""
     spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave)), 8 * len(wave)))
     return float(spectrum.argmax() * rate / (8 * len(wave)))
+
+
+# ---- networks along time
+
+
+def test_a_code_along_time_keeps_its_order_and_fits_every_length():
+    """What is heard at the end is not in the code of the beginning; and a code need not come out even."""
+    options = {"kind": "frames", "width": 8, "downs": 2}
+    for space in ((1, 8, 256), (2, 5, 30)):
+        x, y = torch.randn(2, *space), torch.tensor([0, 1])
+        for wide in (64, 61, 7):
+            code = build_network(ENCODERS, options, space=space, outputs=wide)(x, None)
+            decoder = build_network(DECODERS, options, space=space, latent_dim=wide, classes=2)
+            assert code.shape == (2, wide)
+            assert decoder(code, y).shape == x.shape
+    encoder = build_network(ENCODERS, {**options, "still": False}, space=(1, 8, 256), outputs=6 * 64)
+    x = torch.randn(1, 1, 8, 256)
+    changed = x.clone()
+    changed[..., 192:] += 1
+    difference = (encoder(x, None) - encoder(changed, None)).view(6, 64).abs()
+    assert difference[:, :32].max() == 0 < difference[:, 56:].min()
+
+
+def test_what_does_not_change_along_time_is_taken_out():
+    h = torch.randn(3, 5, 200)
+    still = Still()(7 + 2 * h)
+    assert torch.allclose(still.mean(2), torch.zeros(3, 5), atol=1e-5)
+    assert torch.allclose(still.var(2, unbiased=False), torch.ones(3, 5), atol=1e-3)
+    assert torch.allclose(still, Still()(h), atol=1e-3)
 
 
 # ---- reading
@@ -104,6 +137,39 @@ def test_numbers_without_a_rate_are_refused_in_a_sentence(tmp_path):
         prepare_audio(open_source(str(tmp_path / "x.npy")))
     data = prepare_audio(open_source(str(tmp_path / "x.npy")), rate=RATE)
     assert (len(data), data.rate) == (40, RATE)
+
+
+def test_arrays_of_16_bits_and_of_two_channels_are_sound(tmp_path):
+    """Full scale is 32768, so -32768 is -1 exactly; the channels stay apart, and a recipe for pictures refuses them."""
+    mono = np.tile(np.array([16384, -32768, 0, 8192], np.int16), (40, 400))
+    stereo = np.stack([tone(300, 0.2), tone(600, 0.2)], 1)[None].repeat(40, 0)
+    for name, array, channels in (("mono", mono, 1), ("stereo", stereo, 2), ("both", (stereo * 32767).astype("i2"), 2)):
+        np.save(tmp_path / f"{name}.npy", array)
+        source = open_source(str(tmp_path / f"{name}.npy"))
+        data = prepare_audio(source, rate=RATE, channels=channels)
+        assert (source.space, data.item_shape) == ("audio", (channels, 2048)) and len(data) == 40
+    assert open_source(str(tmp_path / "mono.npy")).load(3)[:4].tolist() == [0.5, -1.0, 0.0, 0.25]
+    left, right = (np.abs(np.fft.rfft(wave)) for wave in data.data[0].astype(float))
+    assert np.argmax(right) == pytest.approx(2 * np.argmax(left), abs=1)
+    with pytest.raises(UsageError, match="recipe for audio"):
+        api.train("vae-image", str(tmp_path / "stereo.npy"), out=tmp_path / "no", steps=1)
+    with pytest.raises(UsageError, match=r"data\.rate"):
+        prepare_audio(open_source(str(tmp_path / "mono.npy")))
+
+
+def test_the_scores_of_an_unconditional_model_learn_the_attribute_that_can_be_learned(tmp_path):
+    """The takes have too few recordings each; of what remains, the one with more values; or what the user names."""
+    rows = [(digit, speaker, take) for digit in range(3) for speaker in ("ann", "bob") for take in range(110)]
+    labels = dict(zip(("digit", "speaker", "take"), np.array(rows, str).T, strict=True))
+    items = Dataset(np.zeros((len(rows), 1, 64), np.int16), [""] * len(rows), labels, [], "", "audio", RATE)
+    data = Data(items, items, None, [], "")
+    assert data.evaluation_label() == "digit"
+    data.content = "speaker"
+    assert data.evaluation_label() == "speaker"
+    data.label = "digit"
+    assert data.evaluation_label() == "digit"  # what conditions the model
+    few = Data(items.subset(np.arange(0, len(rows), 4)), items, None, [], "")
+    assert few.evaluation_label() is None
 
 
 def test_resampling_keeps_the_pitch_and_removes_what_does_not_fit():
@@ -369,8 +435,12 @@ def test_stereo_is_kept_on_request_through_pictures_files_and_a_cycle_gan(tmp_pa
             soundfile.write(tmp_path / side / f"{i:02d}.wav", both, RATE)
     settings = [*SMALL[:-1], "model.to_a={width: 4, blocks: 1}", "model.to_b={width: 4, blocks: 1}",
                 "model.critic_a={width: 4}", "model.critic_b={width: 4}", "data.channels=2"]  # fmt: skip
+    for key, value in (("rate", 16000), ("seconds", 1), ("channels", 1)):
+        with pytest.raises(UsageError, match=rf"leave data_b\.{key} out"):
+            api.train("cyclegan-audio", str(tmp_path / "a"), str(tmp_path / "b"), out=tmp_path / "no", steps=2,
+                      settings=[*settings, f"data_b.{key}={value}"])  # fmt: skip
     api.train("cyclegan-audio", str(tmp_path / "a"), str(tmp_path / "b"), out=tmp_path / "run", steps=2,
-              settings=settings)  # fmt: skip
+              settings=[*settings, "data_b.channels=2", f"data_b.rate={RATE}"])  # fmt: skip
     run("translate", tmp_path / "run", tmp_path / "a", "--to", "b", "--out", tmp_path / "out.v2")
     assert {soundfile.info(p).channels for p in (tmp_path / "out.v2").glob("*.wav")} == {2}
     run("translate", tmp_path / "run", tmp_path / "a" / "00.wav", "--to", "b", "--out", tmp_path / "one.wav")

@@ -222,7 +222,8 @@ def test_codec_of_points_is_exact_to_rounding():
     assert abs(points.decode(points.encode(raw)) - raw.numpy()).max() < 1e-5
 
 
-SMALL = {"conv": {"width": 8}, "residual": {"width": 8}, "dense": {"hidden": [64]}, "ladder": {"width": 8}}
+SMALL = {"conv": {"width": 8}, "residual": {"width": 8}, "dense": {"hidden": [64]}, "ladder": {"width": 8},
+         "frames": {"width": 32}}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", DISCRIMINATORS)

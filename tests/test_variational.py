@@ -31,7 +31,7 @@ from morphogen.objectives import variational
 from morphogen.objectives.likelihoods import LIKELIHOODS
 from morphogen.objectives.variational import Normal, active_units, importance_bound, kl_term, mutual_information
 from morphogen.optim import term_weight
-from morphogen.posthoc import fit_flow, fit_mixture
+from morphogen.posthoc import finer, fit_flow, fit_kernels, fit_mixture
 
 GREY = torch.arange(256) / 127.5 - 1  # the levels of an image, encoded
 
@@ -275,7 +275,7 @@ def a_prior(kind: str, classes: int = 0, **options):
     return prior
 
 
-@pytest.mark.parametrize("kind", ["normal", "mixture", "flow", "gmm"])
+@pytest.mark.parametrize("kind", ["normal", "mixture", "flow", "gmm", "kernels"])
 @pytest.mark.parametrize("classes", [0, 2])
 def test_every_prior_integrates_to_one_and_draws_what_it_says(kind, classes):
     torch.manual_seed(7)
@@ -329,13 +329,25 @@ def two_blobs(n: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(rng.normal(size=(n, 2)) * [0.3, 1.0] + np.stack([side, np.zeros(n)], 1)).float()
 
 
-@pytest.mark.parametrize("fit", [fit_mixture, fit_flow])
+@pytest.mark.parametrize("fit", [fit_mixture, fit_flow, fit_kernels])
 def test_fitted_priors_come_near_the_true_density(fit):
     codes, heldout = two_blobs(4000, 0), two_blobs(1000, 1)
     prior = fit(codes, None, heldout, None, 0)
     parts = Independent(TorchNormal(torch.tensor([[-4.0, 0.0], [4.0, 0.0]]), torch.tensor([0.3, 1.0])), 1)
     truth = MixtureSameFamily(Categorical(torch.ones(2)), parts).log_prob(heldout).mean().item()
     assert prior.log_prob(heldout, None, no_encoder).mean().item() > truth - (0.05 if fit is fit_mixture else 0.4)
+
+
+def test_kernels_keep_mean_and_covariance_and_narrower_ones_come_nearer_to_the_codes():
+    codes, rng = two_blobs(3000, 0), torch.Generator().manual_seed(0)
+    noise, pick = torch.randn(20_000, 2, generator=rng), torch.rand(20_000, generator=rng)
+    nearest = []
+    for _, prior in finer(fit_kernels(codes, None, two_blobs(500, 1), None, 0)):
+        z = prior.draw(noise, pick, None, no_encoder)
+        assert torch.allclose(z.mean(0), codes.mean(0), atol=0.1)
+        assert torch.allclose(torch.cov(z.T), torch.cov(codes.T), atol=0.2)
+        nearest.append(float(torch.cdist(z[:500], codes).amin(1).median()))
+    assert nearest[0] > nearest[1] > nearest[2] > 0
 
 
 def test_a_label_with_a_single_item_gets_the_mixture_of_all():

@@ -117,6 +117,7 @@ def data_of(model: Model, data: str | None = None, heldout: str | None = None, s
     training = model.description.training
     config = Config(family=model.description.family, data=training["data_config"], data_b=training.get("data_b"),
                     modality=model.modality.name)  # fmt: skip
+    config.evaluate.content = training.get("content")
     if data is not None and not same_source(data, config.data.source):
         config.data.heldout = None
     config = _data_config(config, data, heldout, training.get("seed", seed))

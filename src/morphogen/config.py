@@ -161,16 +161,19 @@ class EvaluateConfig(Section):
     samples: int = Field(default=2000, ge=16, description="samples scored during training")
     final_samples: int = Field(default=10_000, ge=16, description="samples scored at the end")
     content: str | None = Field(
-        default=None, description="audio: the attribute that conversions must keep; measured, and not trained on"
+        default=None,
+        description="the attribute that says what an item holds: measured (conversions of sound must keep"
+        " it; the scores' classifier learns it where no label conditions the model), and not trained on",
     )
     likelihood_items: int = Field(default=1000, ge=2, description="held-out items whose likelihood is estimated")
     importance_samples: int = Field(default=100, ge=1, description="samples of each for that estimate")
     language_model: bool = Field(
         default=False, description="of a text VAE: train its decoder without z as well, for the rows beside"
     )
-    samplers: list[Literal["gmm", "flow"]] = Field(
+    samplers: list[Literal["gmm", "flow", "kernels"]] = Field(
         default=["gmm", "flow"],
-        description="priors fitted to a VAE's codes at the end; the best by held-out score samples",
+        description="priors fitted to a VAE's codes at the end; the best by held-out score samples. 'kernels' holds the"
+        " codes of training items, so whoever has the model has these",
     )
     report: bool = Field(default=True, description="write RUN/report.html at the end")
 

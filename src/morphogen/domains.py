@@ -17,7 +17,7 @@ from morphogen.config import (
     near,
 )
 from morphogen.data import Dataset, open_source, prepare, split
-from morphogen.data.audio import Clip
+from morphogen.data.audio import Clip, plan_clip
 from morphogen.data.dataset import JOINED
 from morphogen.data.images import parse_size
 from morphogen.data.recordings import prepare_audio
@@ -33,6 +33,7 @@ from morphogen.model import (
 )
 
 NOISE = "builtin:noise"  # the second domain that is drawn anew at each step
+LEARNABLE = 100  # items of a value from which a classifier can learn it, where the user says nothing
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Data:
     codec: Model | None = None
     other: Data | None = None
     paired: bool = False  # one of two domains: what the items are is known only where the user says so
+    content: str | None = None  # the attribute that says what the items hold, where the user names one
 
     def waves(self) -> np.ndarray:
         """The training windows of all domains, of recordings."""
@@ -55,11 +57,18 @@ class Data:
         return np.concatenate([d.train.data for d in domains])
 
     def evaluation_label(self) -> str | None:
-        """The attribute an in-domain classifier may learn, whether or not it conditions the model."""
+        """The attribute an in-domain classifier may learn, whether or not it conditions the model: the model's own, or
+        `evaluate.content`, or that of the sub-folders, or the finest with `LEARNABLE` training items of each value."""
         if self.paired:
             return self.label
-        known = [name for name in (self.label, "label") if name in self.train.labels]
-        return known[0] if known else None
+        known = [name for name in (self.label, self.content, "label") if name in self.train.labels]
+        return known[0] if known else self._finest()
+
+    def _finest(self) -> str | None:
+        """The attribute with the most values, of those of which every value has items enough to be learned."""
+        counts = {name: np.unique(np.asarray(v, str), return_counts=True)[1] for name, v in self.train.labels.items()}
+        fit = {name: len(n) for name, n in counts.items() if len(n) > 1 and n.min() >= LEARNABLE}
+        return max(fit, key=lambda name: (fit[name], name)) if fit else None
 
 
 def load_data(config: Config) -> Data:
@@ -69,7 +78,7 @@ def load_data(config: Config) -> Data:
         space = load(config.codec).modality.item_space
         how = how.model_copy(update={"length": space[0]}) if len(space) == 1 else how
     data = _domain(how, config.train.seed, sound)
-    data.codec = load_codec(config, data.train.item_shape)
+    data.codec, data.content = load_codec(config, data.train.item_shape), config.evaluate.content
     if config.family == "cycle_vae" and config.data_b is not None:
         return _joined(data, config)
     if config.data_b is not None and config.data_b.source != NOISE:
@@ -112,7 +121,7 @@ def _domain(d: DataConfig, seed: int, sound: bool = False, like: Dataset | None 
     """The items of one domain; sound: recordings, brought to windows `like` those of another data set, if any."""
     source = open_source(d.source, label_pattern=d.label_pattern, split=d.split)
     if sound:
-        clip = None if like is None else clip_of(like)
+        clip = None if like is None else _same_windows(d, clip_of(like))
         dataset = prepare_audio(
             source, clip=clip, rate=d.rate, seconds=d.seconds, channels=d.channels, max_bad=d.max_bad
         )  # fmt: skip
@@ -134,6 +143,19 @@ def _domain(d: DataConfig, seed: int, sound: bool = False, like: Dataset | None 
         how = f"seeded split of {d.source}, {100 * d.heldout_fraction:g} % held out, seed {seed}"
     train.skipped = dataset.skipped + (heldout.skipped if d.heldout else [])
     return Data(train, heldout, d.label, classes, how)
+
+
+def _same_windows(d: DataConfig, clip: Clip) -> Clip:
+    """The windows of the first domain, which are the second's, too; UsageError where its settings say otherwise."""
+    other = plan_clip([(clip.samples, clip.channels, clip.rate)], d.rate or clip.rate, d.seconds, d.channels)
+    differs = {"rate": d.rate and other.rate != clip.rate, "seconds": d.seconds and other.samples != clip.samples,
+               "channels": d.channels and other.channels != clip.channels}  # fmt: skip
+    for key in (key for key, yes in differs.items() if yes):
+        raise UsageError(
+            f"Both data sets become windows of one rate, length and number of channels: leave data_b.{key} out, and "
+            f"data.{key} holds for both."
+        )
+    return clip
 
 
 def load_codec(config: Config, item_shape: tuple[int, ...]) -> Model | None:

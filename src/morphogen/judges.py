@@ -18,7 +18,7 @@ from morphogen.loop import (
     Display,
 )
 from morphogen.metrics.classifier import train_classifier
-from morphogen.metrics.extractors import SeenAs, choose_extractor
+from morphogen.metrics.extractors import ClassifierFeatures, SeenAs, choose_extractor
 from morphogen.modalities import Audio, Image, Points, Text
 from morphogen.modalities.text import text_options
 from morphogen.precision import choose
@@ -68,6 +68,8 @@ def extractor_for(
         fingerprint=seen_fingerprint(data.train, see), seed=0, autocast=precision.dtype != torch.float32,
         device=precision.device.type,
     )  # fmt: skip
+    if isinstance(extractor, ClassifierFeatures) and label is not None:
+        extractor.identity = f"{extractor.identity[:-1]}, of '{label}')"
     if display is not None:
         display.note(f"scores use {extractor.identity} ({time.perf_counter() - begin:.0f} s to make ready)")
     return extractor

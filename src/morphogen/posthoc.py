@@ -20,11 +20,12 @@ from torch import Tensor
 
 from morphogen.families.base import chunks, seed_of
 from morphogen.families.vae import VAE
-from morphogen.nets.priors import Flow, GaussianMixture
+from morphogen.nets.priors import Flow, GaussianMixture, Kernels
 
 COMPONENTS = (1, 10, 20, 50, 100)  # of a mixture, for all labels together
 ENOUGH = 5  # codes a component must have for each latent dimension
 FLOW = {"depth": 8, "hidden": 128}
+MOST_KERNELS, WIDTHS, FINER = 5000, (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (1.0, 0.7, 0.5)
 FLOW_STEPS, FLOW_BATCH, FLOW_CHECK = 4000, 512, 200
 
 
@@ -90,11 +91,43 @@ def fit_flow(codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor
     return flow
 
 
-FITS: dict[str, Callable[..., Any]] = {"gmm": fit_mixture, "flow": fit_flow}
+def fit_kernels(codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor | None, classes: int) -> Kernels:
+    """Kernels on codes (N, Z), at most `MOST_KERNELS` of them; the width by held-out likelihood."""
+    return max(
+        (_kernels_of(codes, y, classes, width) for width in WIDTHS),
+        key=lambda prior: float(prior.log_prob(heldout, heldout_y).mean()),
+    )
+
+
+def _kernels_of(codes: Tensor, y: Tensor | None, classes: int, width: float) -> Kernels:
+    some = spread_over(len(codes), MOST_KERNELS)
+    prior = Kernels(codes.shape[1], (), classes, kernels=len(some), width=width)
+    prior.set_codes(codes[some], None if y is None else y[some])
+    return prior
+
+
+def spread_over(count: int, most: int) -> list[int]:
+    """At most `most` rows out of `count`, evenly spread."""
+    return [i * count // min(count, most) for i in range(min(count, most))]
+
+
+def finer(prior: Kernels) -> Iterator[tuple[str, Kernels]]:
+    """The kernels as they are, and narrower ones, by name: what is likely among codes need not look best. None is so
+    narrow that it would say the codes again."""
+    for share in FINER:
+        other = Kernels(len(prior.mean), (), int(prior.labels is not None), kernels=len(prior.centres),
+                        width=share * prior.width)  # fmt: skip
+        other.load_state_dict(prior.state_dict())
+        yield f"kernels {other.width:.2g}", other
+
+
+FITS: dict[str, Callable[..., Any]] = {"gmm": fit_mixture, "flow": fit_flow, "kernels": fit_kernels}
 
 
 def options_of(name: str, prior: Any) -> dict[str, Any]:
     """What `model.sampler` must say to build a fitted prior again."""
+    if isinstance(prior, Kernels):
+        return {"kind": name, "kernels": len(prior.centres), "width": prior.width}
     return {"kind": name} | (FLOW if name == "flow" else {"components": int(prior.weights.shape[1])})
 
 
@@ -110,8 +143,9 @@ def candidates(
     if family.options.posterior == "normal":
         yield "trained", {}, None
     for name in names:
-        prior = FITS[name](*train, *heldout, family.code_classes).requires_grad_(False).eval()
-        yield name, options_of(name, prior), prior.to(family.device)
+        fitted = FITS[name](*train, *heldout, family.code_classes)
+        for called, prior in finer(fitted) if isinstance(fitted, Kernels) else [(name, fitted)]:
+            yield called, options_of(name, prior), prior.requires_grad_(False).eval().to(family.device)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
-""".npy and .npz files → one array of images or points, by a stated rule.
+""".npy and .npz files → one array of images, points or waves, by a stated rule.
 
-N items · H,W,C pixels, C in {1, 3, 4} · D coordinates of a point
+N items · H,W,C pixels, C in {1, 3, 4} · D coordinates of a point · T samples of a wave
 """
 
 import zipfile
@@ -16,10 +16,10 @@ _BLOCK = 1024
 
 
 def read_array_file(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """(uint8 (N, H, W, C) images or float32 (N, D) points, labels as str (N,) or None).
+    """(the items as `as_items` has them, labels as str (N,) or None).
 
     An .npz gives its array named images, x or data, else its first; labels from one named labels, label or y.
-    Raises MorphogenError for a damaged file, UsageError for an array that is neither images nor points.
+    Raises MorphogenError for a damaged file, UsageError for an array that is none of these.
     """
     try:
         items, labels = _load(path)
@@ -45,18 +45,22 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def as_items(x: np.ndarray, name: str) -> np.ndarray:
-    """Recognise images or points in an array; `name` stands in the message when it is neither (UsageError).
+    """Recognise what an array holds; `name` stands in the message when it is nothing known (UsageError).
 
-    float (N, D) → points, float32. (N, H, W) or (N, H, W, C) → images, uint8: integers must lie in 0..255; floats are
-    taken as [-1, 1] when the smallest value is negative and as [0, 1] otherwise; booleans become 0 and 255.
+    float (N, D) → points, float32; a recipe for audio takes them as waves (N, T). int16 (N, T), and int16 or float
+    (N, T, 2) → waves, mono or stereo: as int16, of which 32768 stands for 1, or float32. Other (N, H, W) or
+    (N, H, W, C) → images, uint8: integers must lie in 0..255; floats are taken as [-1, 1] when the smallest value is
+    negative and as [0, 1] otherwise; booleans become 0 and 255.
     """
     if x.ndim == 2 and x.dtype.kind == "f":
         return x.astype(np.float32)
+    if is_sound(x):
+        return x if x.dtype == np.int16 else x.astype(np.float32)
     images = x[..., None] if x.ndim == 3 else x
     if images.ndim != 4 or images.shape[3] not in (1, 3, 4) or 0 in images.shape[1:] or x.dtype.kind not in "buif":
         raise UsageError(
-            f"{name} holds {x.dtype} {x.shape} but must hold images (N, H, W) or (N, H, W, C) with C 1, 3 or 4, or "
-            "points as floats (N, D): reshape it"
+            f"{name} holds {x.dtype} {x.shape} but must hold images (N, H, W) or (N, H, W, C) with C 1, 3 or 4, "
+            "points as floats (N, D), or waves as int16 (N, T), or as floats or int16 (N, T, 2): reshape it"
         )
     if x.dtype == np.uint8 or not len(images):
         return images
@@ -67,6 +71,12 @@ def as_items(x: np.ndarray, name: str) -> np.ndarray:
         block = images[i : i + _BLOCK].astype(np.float64)
         out[i : i + _BLOCK] = np.rint(np.clip((block + shift) * scale, 0, 255))
     return out
+
+
+def is_sound(x: np.ndarray) -> bool:
+    """Whether an array can only be waves: of 16 bits, or of two channels, since no picture is two pixels wide."""
+    mono = x.ndim == 2 and x.dtype == np.int16
+    return mono or (x.ndim == 3 and x.shape[2] == 2 and (x.dtype == np.int16 or x.dtype.kind == "f"))
 
 
 def _scale(kind: str, low: float, high: float, name: str) -> tuple[float, float]:

@@ -37,8 +37,8 @@ def prepare_audio(
     """
     if source.space not in ("audio", "points"):
         raise UsageError(f"{source.spec} holds no recordings: name a folder of sound files, an .npy file of waves "
-                         "(N, T), or builtin:tones")  # fmt: skip
-    if source.space == "points" and not (rate or clip):
+                         "(N, T) or (N, T, 2), or builtin:tones")  # fmt: skip
+    if source.kind != "folder" and not (source.rate or rate or clip):
         raise UsageError(f"{source.spec} holds numbers without a rate: give it, as in --set data.rate=8000")
     given = rate if clip is None else clip.rate
     if clip is None:

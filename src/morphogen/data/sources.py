@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from morphogen.data.arrays import read_array_file
+from morphogen.data.arrays import is_sound, read_array_file
 from morphogen.data.audio import SOUNDS, audio_shape, read_audio
 from morphogen.data.builtin import BUILTINS, GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA, SOUNDING
 from morphogen.data.idx import is_idx_folder, read_part
@@ -67,13 +67,18 @@ class Source:
         return len(self.names)
 
     def load(self, i: int) -> np.ndarray:
-        """Item i: uint8 (H, W, C) image, float32 (D,) point or float32 (T, C) sound at its own rate. Raises BadItem."""
+        """Item i: uint8 (H, W, C) image, float32 (D,) point, float32 (T,) or (T, C) sound at its own rate.
+
+        Raises BadItem.
+        """
         if i in self.bad:
             raise BadItem(self.bad[i], self.paths[i])
         if self._whole is None:
             return read_audio(self.paths[i])[0] if self.space == "audio" else read_image(self.paths[i])
         item = self._whole[self._rows[i]]
-        if self.space == "points" and not np.isfinite(item).all():
+        if item.dtype == np.int16:
+            return item.astype(np.float32) / 32768
+        if self.space in ("points", "audio") and not np.isfinite(item).all():
             raise BadItem("values that are not finite numbers", self.paths[i])
         return item
 
@@ -192,7 +197,7 @@ def _from_array(spec: str, kind: str, path: str, items: np.ndarray, labels: dict
     return Source(
         spec=spec,
         kind=kind,
-        space="points" if items.ndim == 2 else "image",
+        space="audio" if is_sound(items) else "points" if items.ndim == 2 else "image",
         names=[f"{i:06d}" for i in range(len(items))],
         paths=[path] * len(items),
         labels=labels,

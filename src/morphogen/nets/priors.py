@@ -230,6 +230,60 @@ class GaussianMixture(Prior):
         return self.means[group, index] + (self.factors[group, index] @ noise[:, :, None]).squeeze(2)
 
 
+class Kernels(Prior):
+    """A normal kernel on each of many codes, with labels on those of the label; never trained by gradient.
+
+    All kernels have the codes' covariance times width², and the codes are drawn to their mean so that the whole keeps
+    mean and covariance (West 1993): at width 1 it is one normal distribution, near 0 it says the codes again.
+    """
+
+    def __init__(self, latent_dim: int, space: Space, classes: int = 0, *, kernels: int = 1000, width: float = 0.5):
+        super().__init__()
+        self.width, self.shrunk = width, math.sqrt(1 - width**2)
+        self.register_buffer("centres", torch.zeros(kernels, latent_dim))  # codes as noise: mean 0, covariance 1
+        self.register_buffer("labels", torch.zeros(kernels, dtype=torch.long) if classes else None)
+        self.register_buffer("mean", torch.zeros(latent_dim))
+        self.register_buffer("factor", torch.eye(latent_dim))  # covariance = L Lᵀ
+        self.centres: Tensor
+        self.labels: Tensor | None
+        self.mean: Tensor
+        self.factor: Tensor
+
+    def set_codes(self, codes: Tensor, y: Tensor | None) -> None:
+        """Put the kernels on codes (N, Z) with labels (N,)."""
+        self.mean.copy_(codes.mean(0))
+        covariance = torch.cov(codes.double().T) + 1e-6 * torch.eye(codes.shape[1], dtype=torch.float64)
+        self.factor.copy_(torch.linalg.cholesky(covariance))
+        self.centres.copy_(self._white(codes))
+        if self.labels is not None and y is not None:
+            self.labels.copy_(y)
+
+    def _white(self, z: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self.factor, (z - self.mean).T, upper=False).T
+
+    def _groups(self, y: Tensor | None, count: int) -> list[tuple[Tensor, Tensor]]:
+        """(rows of `count` items, the centres (n, Z) of their label) for each label; of one without any, all."""
+        if self.labels is None or y is None:
+            return [(torch.arange(count, device=self.mean.device), self.centres)]
+        own = {k: self.centres[self.labels == k] for k in y.unique().tolist()}
+        return [((y == k).nonzero()[:, 0], some if len(some) else self.centres) for k, some in own.items()]
+
+    def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        white, out, size = self._white(z), torch.empty(len(z), device=z.device), z.shape[1]
+        for rows, centres in self._groups(y, len(z)):
+            apart = torch.cdist(white[rows], self.shrunk * centres).square() / (2 * self.width**2)
+            out[rows] = (-apart).logsumexp(1) - math.log(len(centres))
+        scale = self.factor.diagonal().log().sum() + size * math.log(self.width * math.sqrt(2 * math.pi))
+        return out - scale
+
+    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        white = self.width * noise
+        for rows, centres in self._groups(y, len(noise)):
+            index = (pick[rows] * len(centres)).long().clamp_max(len(centres) - 1)
+            white[rows] += self.shrunk * centres[index]
+        return white @ self.factor.T + self.mean
+
+
 def chosen(weights: Tensor, pick: Tensor) -> Tensor:
     """The components that numbers `pick` between 0 and 1 fall on, where component m takes the share weights[m]."""
     return torch.searchsorted(weights.cumsum(0), pick.contiguous()).clamp_max(len(weights) - 1)
@@ -246,4 +300,5 @@ def _format(x: Tensor) -> torch.memory_format:
 
 PRIORS: dict[str, Any] = {
     "normal": StandardNormal, "mixture": Mixture, "vamp": Vamp, "flow": Flow, "gmm": GaussianMixture,
+    "kernels": Kernels,
 }  # fmt: skip
