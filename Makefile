@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint format bench results clean
+.PHONY: demo test lint format bench results results-table clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -41,6 +41,10 @@ results: $(VENV)/.ready
 	$(RUN) bench/stacked_mnist.py
 	$(RUN) bench/likelihood.py
 	$(RUN) bench/anomaly.py
+	$(RUN) bench/results_table.py
+
+results-table: $(VENV)/.ready
+	$(RUN) bench/results_table.py
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache

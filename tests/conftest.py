@@ -28,14 +28,14 @@ def mnist() -> str:
 TINY = [
     "model.generator={kind: conv, width: 8}", "model.discriminator={kind: conv, width: 8, features: 32}",
     "model.latent_dim=8", "train.batch_size=16", "evaluate.samples=64", "evaluate.final_samples=128",
-    "evaluate.extractor=random",
+    "evaluate.extractor=random", "evaluate.report=false",
 ]  # fmt: skip
 """Settings under which gan-image trains in milliseconds a step."""
 
 _TINY_VAE = [
     "model.latent_dim=4", "train.batch_size=16", "evaluate.samples=64", "evaluate.final_samples=128",
     "evaluate.extractor=random", "evaluate.likelihood_items=20", "evaluate.importance_samples=5",
-    "evaluate.samplers=[gmm]",
+    "evaluate.samplers=[gmm]", "evaluate.report=false",
 ]  # fmt: skip
 TINY_OF = {
     "gan-image": TINY,
@@ -54,7 +54,7 @@ TINY_OF = {
     "cyclegan-image": [
         "train.batch_size=16", "evaluate.samples=64", "evaluate.final_samples=128", "evaluate.extractor=random",
         "model.to_a={width: 8, blocks: 1}", "model.to_b={width: 8, blocks: 1}", "model.pool=20",
-        "data_b={source: 'builtin:digits#label=3|5'}",
+        "data_b={source: 'builtin:digits#label=3|5'}", "evaluate.report=false",
     ],
 }  # fmt: skip
 """The same for every recipe on pictures."""

@@ -58,8 +58,9 @@ from morphogen.model import (
     weights_hash,
 )
 from morphogen.posthoc import candidates, top_codes
-from morphogen.precision import choose
+from morphogen.precision import choose, made_with
 from morphogen.recipes import RECIPES
+from morphogen.report import write_report
 from morphogen.run import RunFolder, read_json, write_json, write_text
 from morphogen.texts import train_codec, train_language_model
 from morphogen.vocoding import ready_vocoder
@@ -201,6 +202,7 @@ def train(
     def save(best: Family, step: int, scores: dict[str, float]) -> None:
         description.training = provenance(config, items) | {
             "name": folder.path.name, "step": step, "scores": scores, "command": command, "precision": precision.why,
+            "versions": made_with(),
         }  # fmt: skip
         save_model(best, description, folder.model)
 
@@ -329,7 +331,17 @@ def finish(
         result["priors"] = priors
     result["training"] = {"minutes": round(seconds / 60, 2), "steps": config.train.steps, "recipe": config.recipe}
     write_json(folder.evaluation, result)
+    if settings.report:
+        report(folder, model, data, extractors, display)
     return result
+
+
+def report(folder: RunFolder, model: Model, data: Data, extractors: dict[str, Any], display: Display) -> None:
+    """RUN/report.html. One that cannot be made is a note: by now the training is done and saved."""
+    try:
+        display.note(f"report: {write_report(folder.path, model=model, data=data, extractors=extractors)}")
+    except Exception as error:
+        display.note(f"no report was written ({type(error).__name__}: {error})")
 
 
 def choose_prior(

@@ -98,6 +98,22 @@ def _evaluate_run(
     model: Model, run: str | Path, data: str | None, heldout: str | None, extractor: str | None, count: int, seed: int,
     likelihood: tuple[int, int], display: Display | None, galleries: str | Path | None,
 ) -> dict[str, Any]:  # fmt: skip
+    items, training = data_of(model, data, heldout, seed), model.description.training
+    chosen = extractors_for(extractor or training.get("extractor", "auto"), items, display, model.family)
+    folder = RunFolder(model_folder(run).parent)
+    if galleries is None and folder.config.exists():
+        galleries = folder.galleries
+    result = evaluate_model(
+        model, items, chosen, count, likelihood=likelihood, display=display, folder=folder.path,
+        galleries=None if galleries is None else Path(galleries),
+    )  # fmt: skip
+    if folder.evaluation.exists():
+        result["training"] = read_json(folder.evaluation).get("training", {})
+    return result
+
+
+def data_of(model: Model, data: str | None = None, heldout: str | None = None, seed: int = 0) -> Data:
+    """The data that a model was trained on, or others, fitted to its shape and split as then."""
     training = model.description.training
     config = Config(family=model.description.family, data=training["data_config"], data_b=training.get("data_b"),
                     modality=model.modality.name)  # fmt: skip
@@ -116,17 +132,7 @@ def _evaluate_run(
     items = load_data(config)
     if model.classes and items.label is not None:
         items.heldout = of_known_classes(items.heldout, items.label, model.classes)
-    chosen = extractors_for(extractor or training.get("extractor", "auto"), items, display, model.family)
-    folder = RunFolder(model_folder(run).parent)
-    if galleries is None and folder.config.exists():
-        galleries = folder.galleries
-    result = evaluate_model(
-        model, items, chosen, count, likelihood=likelihood, display=display, folder=folder.path,
-        galleries=None if galleries is None else Path(galleries),
-    )  # fmt: skip
-    if folder.evaluation.exists():
-        result["training"] = read_json(folder.evaluation).get("training", {})
-    return result
+    return items
 
 
 def evaluate_model(

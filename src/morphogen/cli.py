@@ -287,6 +287,42 @@ def evaluate(
 
 
 @app.command()
+def report(
+    run: RunArgument,
+    out: Annotated[Path | None, typer.Option("--out", help="FILE.html; RUN/report.html by default")] = None,
+) -> None:
+    """Write all that is known of a run into one HTML file: scores, samples, curves, findings, audit."""
+    from morphogen.report import write_report
+
+    typer.echo(f"The report is {write_report(run, _page(out))}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help="run folders, or zoo/NAME")],
+    out: Annotated[Path | None, typer.Option("--out", help="FILE.html: curves and samples as well")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Put runs side by side: what they are, their scores, the best of each, and what forbids comparing them."""
+    from morphogen.report import comparison, write_comparison
+
+    out, found = _page(out), comparison(runs)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        _print_comparison(found)
+    if out is not None:
+        write_comparison(runs, out)
+        typer.echo(f"The page is {out}", err=as_json)
+
+
+def _page(out: Path | None) -> Path | None:
+    if out is not None and out.suffix not in (".html", ".htm"):
+        raise UsageError(f"A page is HTML: --out FILE.html, not {out.name}.")
+    return out
+
+
+@app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="show this one whole")] = None) -> None:
     """List the recipes, or show one's whole config."""
     from morphogen.config import dump_yaml, near
@@ -358,6 +394,26 @@ def _print_evaluation(result: dict[str, Any]) -> None:
         console.print(shown)
         cycle = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in part["cycle"].items())
         console.print(f"{title} and back, on held-out items: {cycle}")
+
+
+def _print_comparison(found: dict[str, Any]) -> None:
+    """The table of runs, and below it what forbids comparing them."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from morphogen.report.comparison import NOTE, rows_of
+
+    table = Table(caption=NOTE, caption_justify="left", padding=(0, 1))
+    table.add_column("")
+    for run in found["runs"]:
+        table.add_column(Text(run["name"]), overflow="fold")
+    for row in rows_of(found):
+        table.add_row(*map(Text, row))
+    console = Console()
+    console.print(table)
+    for warning in found["warnings"]:
+        console.print(Text(f"Not comparable: {warning}", style="bold"))
 
 
 def _sentence(error: Exception) -> str:

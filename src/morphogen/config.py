@@ -175,6 +175,7 @@ class EvaluateConfig(Section):
         description="priors fitted to a VAE's codes at the end; the best by held-out score samples. 'kernels' holds the"
         " codes of training items, so whoever has the model has these",
     )
+    report: bool = Field(default=True, description="write RUN/report.html at the end")
 
 
 class VocoderConfig(Section):
@@ -329,6 +330,7 @@ SAFE_TO_CHANGE = {
     "train.steps", "train.epochs", "train.minutes", "train.checkpoint_every", "train.evaluate_every", "train.keep",
     "train.log_every", "train.tensorboard", "evaluate.final_samples", "evaluate.likelihood_items",
     "evaluate.importance_samples", "evaluate.samplers", "evaluate.content", "evaluate.language_model",
+    "evaluate.report",
     "vocoder.steps", "sample.temperature", "sample.truncation", "sample.symbols", "sample.top_p",
     "sample.grain",
 }  # fmt: skip

@@ -7,6 +7,7 @@ elsewhere everything is float32. Weights, averages, logits and losses are float3
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import time
 from dataclasses import dataclass
@@ -67,3 +68,13 @@ def choose(setting: str = "auto") -> Precision:
     if setting == "auto":
         return Precision(device, torch.bfloat16 if able else torch.float32, why)
     return Precision(device, getattr(torch, setting), f"{why}; {setting} was asked for")
+
+
+def made_with() -> dict[str, str]:
+    """What computes here: versions and the machine, for a model's record and a report."""
+    import numpy
+
+    return {
+        "python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }  # fmt: skip
