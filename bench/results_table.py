@@ -82,7 +82,9 @@ def further(result: dict[str, Any]) -> str:
         value: Any = result
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
-        density = path[-1] == "iw_nll" and "note" in result["likelihood"]  # of continuous values: it says little alone
+        density = path[-1] == "iw_nll" and "note" in result.get(
+            "likelihood", {}
+        )  # of continuous values: it says little alone
         if value is not None and not density:
             told.append(f"{words} {f'{100 * value:.1f} %' if share else f'{value:.3g}'}")
     return ", ".join(told) or "–"
