@@ -64,9 +64,11 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def scores_of(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Every number of an evaluation with its error and that of real data, as far as they are known."""
+    """Every number of an evaluation with its error and that of real data, as far as they are known; what classifiers
+    hear in conversions is named heard_…."""
     pairs = [(result["rows"][SAMPLES], result["rows"].get(FLOOR, {}))] if "rows" in result else []
-    pairs += [(result[part], {}) for part in ("likelihood", "conversions", "heard", "cycle", "modes") if part in result]
+    pairs += [(result[part], {}) for part in ("likelihood", "conversions", "cycle", "modes") if part in result]
+    pairs += [({f"heard_{name}": v for name, v in result["heard"].items()}, {})] if "heard" in result else []
     pairs += [(result["text"][SAMPLES], result["text"][FLOOR])] if "text" in result else []
     pairs += [(result["sound"]["samples"], result["sound"]["held-out"])] if "sound" in result else []
     return {

@@ -19,8 +19,10 @@ from morphogen.report.records import Records, read_records
 from morphogen.report.writing import attempted
 from morphogen.scorecard import scores_of
 
-HIGHER = {"precision", "recall", "density", "coverage", "bleu4", "domain_right", "content_kept", "label_kept"}
-LOWER = {"fid", "kid", "iw_nll", "bits_per_dim", "nll_per_token", "nll_per_character", "self_bleu4", "mcd_db"}
+HIGHER = {"precision", "recall", "density", "coverage", "bleu4", "domain_right", "content_kept", "label_kept",
+          "heard_domain_right", "heard_content_kept"}  # fmt: skip
+LOWER = {"fid", "kid", "iw_nll", "bits_per_dim", "nll_per_token", "nll_per_character", "self_bleu4",
+         "heard_mcd_db"}  # fmt: skip
 SAME = {
     "extractor": "the features differ, so no score of one compares with the other's",
     "resize": "the items were resized in different ways before they were measured",
@@ -148,7 +150,7 @@ def rows_of(found: dict[str, Any]) -> list[list[str]]:
     rows = [["recipe", *(run["recipe"] or "–" for run in runs)], ["data", *lists("data")]]
     rows += [[key, *(number(run[key]) for run in runs)] for key in ("steps", "minutes", "parameters")]
     for name in score_names(runs):
-        words = sections.heading(name)
+        words = sections.heading(metric(name)) + name.removeprefix(metric(name)).replace("_", " ")
         cells = [score_cell(run, name, found["best"].get(name, [])) for run in runs]
         rows.append([f"{words} {'↑' if metric(name) in HIGHER else '↓'}", *cells])
         if metric(name) in ("fid", "kid"):

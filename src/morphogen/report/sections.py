@@ -37,6 +37,8 @@ KEYS = {
     "fid_heldout": "FID to held-out items", "kid_floor": "KID of real data", "share": "share of samples",
     "share_real": "share of real data", "cycle_quantised": "cycle, rounded to 8 bits",
     "cycle_noisy": "cycle, with noise", "mcd_db": "MCD in dB", "samples": "importance samples",
+    "domain_right": "in the wanted domain", "self_bleu2": "Self-BLEU-2", "self_bleu3": "Self-BLEU-3",
+    "self_bleu4": "Self-BLEU-4",
 }  # fmt: skip
 WORDS = {"fid": "FID", "kid": "KID", "kl": "KL", "nll": "NLL", "mcd": "MCD", "db": "dB", "stft": "STFT", "stoi": "STOI",
          "bleu2": "BLEU-2", "bleu3": "BLEU-3", "bleu4": "BLEU-4"}  # fmt: skip
@@ -48,6 +50,8 @@ HEARD = 12  # seconds of a preview
 
 def heading(key: str) -> str:
     """A key of an evaluation in words."""
+    if key.startswith("heard_"):
+        return f"heard: {heading(key.removeprefix('heard_'))}"
     return KEYS.get(key) or " ".join(WORDS.get(word, word) for word in key.split("_"))
 
 
@@ -56,7 +60,7 @@ def cell(row: Result, key: str) -> str:
     value, error = row.get(key), row.get(f"{key}_error")
     if value is None:
         return "–"
-    times, unit = (100, " %") if key in SHARES else (1, "")
+    times, unit = (100, " %") if key.removeprefix("heard_") in SHARES else (1, "")
     return number(times * value) + ("" if error is None else f" ± {float(f'{times * error:.1g}'):g}") + unit
 
 
