@@ -40,7 +40,8 @@ TARGETS = {  # as the project's issues set them; "yardstick" is an outside score
 }
 SHOWN = ("fid", "kid", "iw_nll", "nll_per_character", "kl", "active_units", "domain_right", "heard_domain_right",
          "heard_content_kept", "label_kept", "bleu4", "self_bleu4")  # fmt: skip
-HEAD = ("family", "model", "trained on", "own scores ± error (floor)", "target", "audit", "minutes")
+HEAD = ("model", "target", "own scores ± error (floor)", "audit", "minutes")
+SPACE = "\N{NO-BREAK SPACE}"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def audit(result: dict[str, Any]) -> str:
     """The verdict on copying; of two directions the worse one."""
     found = [part["audit"] for part in (result, result.get("back", {})) if "audit" in part]
     worst = min(found, key=lambda part: part["p"], default=None)
-    return "not made yet" if worst is None else f"{worst['verdict']}, p {cell(worst, 'p')}"
+    return "not made yet" if worst is None else f"{worst['verdict']}<br>p{SPACE}{cell(worst, 'p')}"
 
 
 def row_of(folder: Path, family: str) -> str:
@@ -84,8 +85,9 @@ def row_of(folder: Path, family: str) -> str:
     size = sum(file.stat().st_size for file in (folder / "model").rglob("*.safetensors")) / 1e6
     told = [*scores(result, " a→b" if "back" in result else ""), *scores(result.get("back", {}), " b→a")]
     minutes = f"{result['training']['minutes']:.1f}" if "training" in result else "–"
-    name, target = f"`{folder.name}`<br>{size:.1f} MB", TARGETS.get(folder.name, "–")
-    return line(family, name, "<br>".join(data), "<br>".join(told), target, audit(result), minutes)
+    name = f"{family}<br>`{folder.name}`, {size:.1f} MB<br>on {' and '.join(data)}"
+    told = [part.replace(" ", SPACE) for part in told]
+    return line(name, TARGETS.get(folder.name, "–"), "<br>".join(told), audit(result), minutes)
 
 
 def line(*cells: str) -> str:
@@ -104,7 +106,7 @@ def tables() -> str:
         for family, words in FAMILIES.items():
             folders = cells.get((family, modality), [])
             parts += [row_of(folder, words) for folder in folders]
-            parts += [] if folders else [line(words, "none in the zoo", *[""] * (len(HEAD) - 2))]
+            parts += [] if folders else [line(f"{words}<br>none in the zoo", *[""] * (len(HEAD) - 1))]
             names += [folder.name for folder in folders]
         command = f"python bench/zoo.py {' '.join(names)}"
         parts += ["", fill(command, 120, initial_indent=" " * 4, subsequent_indent=" " * 6, break_on_hyphens=False), ""]
