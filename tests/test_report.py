@@ -193,7 +193,7 @@ def test_nothing_is_taken_for_html(tmp_path):
         "health": [{"what": EVIL, "evidence": EVIL, "remedy": EVIL, "since": None}], "failures": [EVIL, {"text": EVIL}],
         "audit": {"verdict": "copies", "p": 1e-5, "near_copies": 0.3, "near_copies_heldout": 0.01, "gap": {"fid": 1.5},
                   "rows": {"samples": {"ct": -3.0}}, "closest": [{"sample": 1, "train": 2, "texts": [EVIL, EVIL]}]},
-        "by_class": {EVIL: {"share": 0.5, "share_data": 0.5}},
+        "by_class": {EVIL: {"share": 0.5, "share_real": 0.5}},
     }  # fmt: skip
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
     (tmp_path / "config.yaml").write_text(json.dumps({"family": "gan", "modality": "text", "recipe": EVIL}))
@@ -210,9 +210,9 @@ def test_a_page_is_never_too_large():
     """Noise cannot be compressed: the media become smaller and fewer until the page fits; the words stay."""
     rng = np.random.default_rng(0)
     noise = [
-        Picture(Image.fromarray(rng.integers(0, 255, (900, 900, 3), np.uint8)), "noise", f"n{k}") for k in range(20)
+        Picture(Image.fromarray(rng.integers(0, 255, (700, 700, 3), np.uint8)), "noise", f"n{k}") for k in range(12)
     ]
-    waves = [Sound(rng.integers(-9999, 9999, (44100 * 3, 1)).astype(np.int16), 44100, f"w{k}") for k in range(20)]
+    waves = [Sound(rng.integers(-9999, 9999, (44100, 1)).astype(np.int16), 44100, f"w{k}") for k in range(12)]
     texts = Texts([("ab " * 3000) + str(k) for k in range(30)])
     html = html_of(Page("t", ["lead"], {"Media": [Strip(noise), Sounds(waves), texts]}))
     assert 100_000 < len(html.encode()) <= LIMIT
