@@ -81,6 +81,19 @@ def test_short_texts_that_coincide_by_chance_are_no_copies():
     assert (copier["verdict"], copier["by_chance"]) == ("copies", False)
 
 
+def test_items_that_are_common_are_made_again_without_copying():
+    """A fifth of the lines are names that come again and again. A split keeps the copies of one on one side."""
+    rng = np.random.default_rng(0)
+    lines = ["".join(rng.choice(list("abcdefgh "), 25)) for _ in range(1600)]
+    names = [f"king number {k} of {k % 7}" for k in range(20)]
+    train = packed([*lines[:800], *np.repeat(names, 10).tolist()], 25)
+    heldout, others, features = packed(lines[800:1000], 25), lines[1000:], plain_features()
+    honest = packed([*others[:320], *rng.choice(names, 80).tolist()], 25)
+    assert audit(honest, train, heldout, features)["verdict"] == "clean"
+    copier = packed([*others[:320], *rng.choice(lines[:800], 80).tolist()], 25)
+    assert audit(copier, train, heldout, features)["verdict"] == "copies"
+
+
 def test_c_t_of_separated_and_of_equal_sets_in_closed_form():
     n, m = 30, 50
     near, far = np.arange(n, dtype=float), 100 + np.arange(m, dtype=float)

@@ -13,7 +13,8 @@ Three questions, since each alone can be fooled:
                  chance, and a data set without duplicates hides that from its held-out items.
   exchange       of the items that are nearly copied, are more training items than their share among training and
                  held-out items together (hypergeometric test)? Copies by chance hit both alike. Asked only where
-                 samples hit held-out items more often than these hit each other.
+                 samples hit held-out items more often than these hit each other, or mostly hit training items that
+                 stand there more than once: whatever is common is made again, and held-out items never are such.
 The verdict is "copies" when the second says so, and the third does not explain it by chance. A copy that is moved by
 a pixel is none by these distances.
 """
@@ -21,6 +22,7 @@ a pixel is none by these distances.
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -87,9 +89,12 @@ def audit(
     usual = float(np.median(of_theirs.ratio))
     cells = _cells(theirs, seed)
     found = _compare(of_ours, of_theirs, usual, cells(ours), cells(theirs))
-    p, hits = _exchange(ours, of_ours, theirs, NEAR * usual, len(train))
+    times = Counter(item.tobytes() for item in train)
+    p, hits = _exchange(ours, of_ours, theirs, NEAR * usual, len(times))
     usual_hits = float((of_theirs.ratio < NEAR * usual).mean()) * len(ours) * len(theirs) / len(train)
     coincide = stats.poisson.sf(hits - 1, usual_hits) < COINCIDE  # more often than real items coincide
+    hit = [times[train[k].tobytes()] for k in of_ours.nearest[of_ours.ratio < NEAR * usual]]
+    coincide |= bool(hit) and float(np.mean(np.array(hit) > 1)) > 0.5  # what is common is made again
     verdict_p = max(found["near_copies_p"], p) if coincide else found["near_copies_p"]
     by_chance = bool(found["near_copies_p"] < SIGNIFICANT <= verdict_p)
     order = rng.permutation(len(theirs))
@@ -217,13 +222,13 @@ def data_copying(
 
 def _exchange(ours: np.ndarray, near: Near, theirs: np.ndarray, below: float, train: int) -> tuple[float, int]:
     """The chance that, of all items that samples nearly copy, so many or more are training items, were the labels
-    training and held-out given at random; and how many held-out items are nearly copied."""
+    training and held-out given at random; and how many held-out items are nearly copied. train: distinct items."""
     to_heldout, which = torch.cdist(torch.from_numpy(ours), torch.from_numpy(theirs)).min(1)
     distance = to_heldout.numpy()
     first = near.distance <= distance  # the training item is the nearer one
     copied = len(np.unique(near.nearest[(near.ratio < below) & first]))
     hits = len(np.unique(which.numpy()[(distance < below * near.reach) & ~first]))
-    total = train + len(theirs)
+    total = train + len(np.unique(theirs, axis=0))
     return float(stats.hypergeom.sf(copied - 1, total, train, copied + hits)), hits
 
 
