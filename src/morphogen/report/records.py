@@ -15,7 +15,7 @@ from morphogen.run import RunFolder, read_json
 FAMILY = {"gan": "GAN", "vae": "VAE", "cycle_gan": "cycle GAN", "cycle_vae": "cycle VAE"}
 MODALITY = {"image": "images", "audio": "sound", "text": "text", "points": "vectors"}
 HELDOUT = "heldout/"
-STATE = ("norm/", "augment", "pooled", "gap", "skipped_updates")  # logged beside the terms, and no losses
+STATE = ("augment", "pooled", "gap", "skipped_updates")  # logged beside the terms, and no losses
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Records:
                     continue
                 ours = key.startswith(HELDOUT)
                 name = key.removeprefix(HELDOUT)
-                if ours == heldout and not name.startswith(("kl/", *STATE)) and abs(value) != float("inf"):
+                if ours == heldout and "/" not in name and not name.startswith(STATE) and abs(value) != float("inf"):
                     steps, values = found.setdefault(name, ([], []))
                     steps.append(row.get("step", 0))
                     values.append(value)
@@ -94,6 +94,7 @@ class Records:
         for where, finding in self._all_findings():
             if isinstance(finding, str):  # as older versions wrote them
                 finding = {"what": finding.partition(":")[0], "evidence": finding.partition(": ")[2], "remedy": ""}
+            where = finding.get("where", where)
             key = (where, str(finding.get("what", "")))
             before = found.get(key, {})
             since = [s for s in (before.get("since"), finding.get("since")) if s is not None]
@@ -107,7 +108,7 @@ class Records:
             for finding in row.get("health") or []:
                 known = isinstance(finding, dict)
                 trained.append(("", {**finding, "since": finding.get("since") or step} if known else finding))
-            if row.get("rollback"):
+            if row.get("rollback") and not row.get("health"):
                 trained.append(("", {"what": "rollback", "evidence": row["rollback"], "remedy": "", "since": step}))
         for where, result in self.directions.items():
             extra = result.get("likelihood") or {}

@@ -86,7 +86,9 @@ def verdict(records: Records) -> str:
     if not told:
         told.append("This evaluation holds no audit for copies.")
     findings = records.findings()
-    names = ", ".join(dict.fromkeys(str(f.get("what")) for f in findings))
+    standing = dict.fromkeys(str(f.get("what")) for f in findings if f.get("until") is None)
+    gone = dict.fromkeys(str(f.get("what")) for f in findings if f.get("until") is not None)
+    names = "; ".join([", ".join(standing)] * bool(standing) + [f"gone again: {', '.join(gone)}"] * bool(gone))
     told.append(f"Health: {names}." if findings else "Health: nothing was found wrong.")
     return " ".join(told)
 
@@ -96,8 +98,10 @@ def health(records: Records) -> list[Any]:
     blocks: list[Any] = []
     for found in records.findings():
         since = [f"since step {number(found['since'])}"] if found.get("since") is not None else []
+        since += [f"until step {number(found['until'])}"] if found.get("until") is not None else []
         where = [found["where"]] if found.get("where") else []
         remedy = str(found.get("remedy") or "").rstrip(".")
+        remedy += f". Done by itself: {found['done']}" if found.get("done") else ""
         blocks.append(Alarm(str(found.get("what")), ", ".join(where + since), str(found.get("evidence", "")), remedy))
     if blocks:
         return blocks
