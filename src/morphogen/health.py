@@ -16,13 +16,13 @@ COPIES = 0.9  # share of an item that its translation may keep while nothing com
 LOST = 0.5  # share of items that the way back must at least be nearest to
 BROKEN = 0.05  # share of samples that may be silence or a pure tone beyond that of real ones
 COLLAPSED = 0.5  # nats: with less the codes say next to nothing about their items
-SPREAD, DISTINCT = 0.5, 0.2  # of samples, relative to real items: below it they are too much alike
+SPREAD, DISTINCT = 0.4, 0.2  # of samples, relative to real items: below it they are too much alike
 MISSING = 0.1  # a class is missing when samples have less than this part of the share that real items have
 FAR, STALLED = 5.0, 3  # times the floor's FID are bad samples; measurements without a better one are a standstill
 WINNING, IDLE = 0.995, 0.55  # share of pairs that a discriminator tells apart: too many, and no more than by chance
 BY_HEART = 0.15  # by so much it may know training items better than held-out ones
 HOLE = 1.0  # variances of the prior by which codes of items and of the prior may lie apart in a unit
-DEAD = 0.3  # share of units that may never be positive
+DEAD = 0.5  # share of units that may never be positive
 UNCHANGED = 0.1  # a conversion that differs less from the item in its own domain is none
 ONE_SIDED = 0.5, 0.9  # a cycle that comes back loses less than the one, and one that does not more than the other
 SKIPPED = 0.05  # share of updates that may be skipped
@@ -43,7 +43,7 @@ def training_findings(numbers: dict[str, float], how: dict[str, Any]) -> list[Fi
                               ("", "_b_to_a", WAYS[1])):  # fmt: skip
         part = {k.removeprefix(begin).removesuffix(end): v for k, v in numbers.items()
                 if k.startswith(begin) and k.endswith(end)}  # fmt: skip
-        found += variety_findings(part, family, where)
+        found += variety_findings(part | {"stalled": numbers.get("stalled", 1)}, family, where)
     return [*found, *prior_findings(numbers, bool(how.get("samplers")))]
 
 
@@ -70,12 +70,16 @@ def update_findings(numbers: dict[str, float], family: str) -> list[Finding]:
     ]
 
 
-def divergence(step: int, back: int, scale: float, family: str, best: dict[str, Any]) -> Finding:
-    """Training went astray at `step` and was taken back."""
+def divergence(
+    step: int, back: int, scale: float, family: str, best: dict[str, Any], norm: tuple[float, float], streak: float
+) -> Finding:
+    """Training went astray at `step` and was taken back. norm: of the weights, and the largest that is allowed;
+    streak: updates in a row that were skipped."""
     kept = f"; the best model, of step {best['step']}, is kept" if best else ""
     return Finding(
         "divergence",
-        f"at step {step} updates were no longer finite or weights grew beyond all measure",
+        f"at step {step} the weights' norm was {norm[0]:.3g} (the limit is {norm[1]:.3g}), and {streak:.0f} updates in "
+        "a row were skipped",
         f"lower {_rates(family)}",
         since=step,
         done=f"went back to step {back} with learning rates times {scale:.2g}{kept}",
@@ -139,7 +143,8 @@ def variety_findings(numbers: dict[str, float], family: str = "", where: str = "
         return []
     spread, distinct = numbers["variety/spread"], numbers.get("variety/distinct", 1.0)
     shares = {key.removeprefix("share/"): value for key, value in numbers.items() if key.startswith("share/")}
-    missing = [name for name, share in shares.items() if share < MISSING]
+    learning = numbers.get("stalled", 1) == 0  # samples that still get better may not yet be of any class
+    missing = [] if learning else [name for name, share in shares.items() if share < MISSING]
     if spread >= SPREAD and distinct >= DISTINCT and not missing:
         return []
     said = [f"samples are spread {spread:.2g} times as wide as held-out items"]

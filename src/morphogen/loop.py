@@ -455,6 +455,9 @@ class Trainer:
         every = [w.data for ws in self.parameters.values() for w in ws]
         return float(torch.nn.utils.get_total_norm(every))
 
+    def _largest_norm(self) -> float:
+        return self.config.train.explode * (self.size + 1)
+
     def _healthy(self) -> bool:
         """No long streak of skipped updates, no weight or running statistic gone astray."""
         if any(float(g.state["streak"]) >= self.config.train.patience for g in self.guards.values()):
@@ -462,7 +465,7 @@ class Trainer:
         buffers = [b for b in self.family.buffers() if b.is_floating_point()]
         if buffers and not math.isfinite(float(torch.nn.utils.get_total_norm(buffers))):
             return False
-        return self._weights_norm() < self.config.train.explode * (self.size + 1)
+        return self._weights_norm() < self._largest_norm()
 
     def _roll_back(self) -> None:
         """Back to the last checkpoint, with other random draws and lower learning rates."""
@@ -470,11 +473,12 @@ class Trainer:
         if rollbacks > MOST_ROLLBACKS:
             lrs = ", ".join(f"players.{p}.lr={s.lr:g}" for p, s in self.config.players.items())
             raise MorphogenError(f"Training diverged {rollbacks} times, last at step {failed}; lower {lrs}.")
-        best = self.best
+        best, norm = self.best, (self._weights_norm(), self._largest_norm())
+        streak = max(float(g.state["streak"]) for g in self.guards.values())
         if not self.resume(every=self.every(self.config.train.checkpoint_every)):
             raise MorphogenError(f"Training diverged at step {failed} and no checkpoint is there to go back to.")
         self.rollbacks, self.lr_scale, self.best = rollbacks, scale, best  # RUN/model is still that best one
-        finding = self.watch.keep(divergence(failed, self.step, scale, self.config.family, best))
+        finding = self.watch.keep(divergence(failed, self.step, scale, self.config.family, best, norm, streak))
         self.checkpoint(always=True)  # so that a kill now does not forget the lesson
         text = f"training diverged at step {failed}: back to step {self.step}, learning rates times {scale:.2g}"
         row = {"step": self.step, "rollback": text, "health": [finding.json()]}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+BETTER = 0.02  # share by which a score must be lower to be better
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,12 @@ class Watch:
         return begun, gone
 
     def better(self, score: float) -> int:
-        """How many measurements ago the best score was, this one included."""
-        ago = 0 if self.best is None or score < self.best[0] else self.best[1] + 1
-        self.best = (score if not ago or self.best is None else self.best[0], ago)
-        return ago
+        """For how many measurements there has been no score that is lower by more than chance (`BETTER`)."""
+        known = self.best
+        if known is None or not math.isfinite(known[0]) or score < known[0] - BETTER * abs(known[0]):
+            known = score, -1
+        self.best = known[0], known[1] + 1
+        return self.best[1]
 
     def state(self) -> dict[str, Any]:
         """All of it, for a checkpoint."""
