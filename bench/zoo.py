@@ -1,12 +1,15 @@
 """Train the models of zoo/ anew and put their model/ folder and evaluation.json there.
 
-    python bench/zoo.py [NAME…]          needs ../shared/data
+    python bench/zoo.py [NAME…]              needs ../shared/data
+    python bench/zoo.py --scores [NAME…]     only evaluates the models that are there, and writes their evaluation.json
 
 Each entry is the very command that a user would type; the card holds it, and the data's attribution.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -15,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from morphogen import load, open_source
+from morphogen import evaluate, load, open_source
 from morphogen.model import Model
-from morphogen.run import load_tensors, save_tensors
+from morphogen.run import load_tensors, save_tensors, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 MNIST = "MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; CC BY-SA 3.0."
@@ -114,6 +117,7 @@ ZOO = {
     ),
 }
 
+ONLY_THEN = ("training", "priors", "language_model", "maximum_likelihood")  # of an evaluation at the end of a training
 
 FIRST = {  # trained before the model of that name, which starts from it
     "cyclevae-fsdd": f"morphogen train cyclevae-audio --data {SPOKEN} {VOICES} --set data.label=speaker --steps 5920",
@@ -173,9 +177,23 @@ def draw(model: Model, run: Path, picture: Path) -> None:
     model.modality.preview(model.modality.raw(sheet), picture, len(columns))
 
 
+def score(name: str) -> None:
+    """Evaluate a model of the zoo with as many items as at the end of its training; what only that knew stays."""
+    path = ROOT / "zoo" / name / "evaluation.json"
+    old = json.loads(path.read_text(encoding="utf-8"))
+    likelihood = old.get("likelihood", {})
+    counts = (likelihood.get("items", 1000), likelihood.get("samples", 100))
+    new = evaluate(f"zoo/{name}", count=old["counts"]["samples"], likelihood=counts)
+    new |= {key: old[key] for key in ONLY_THEN if key in old and key not in new}
+    write_json(path, new)
+    print(name, new["audit"]["verdict"], [found["what"] for found in new["health"]], flush=True)
+
+
 def main() -> None:
-    for name in sys.argv[1:] or ZOO:
-        make(name)
+    os.chdir(ROOT)  # the sources are named from there
+    names = [name for name in sys.argv[1:] if name != "--scores"] or list(ZOO)
+    for name in names:
+        (score if "--scores" in sys.argv[1:] else make)(name)
 
 
 if __name__ == "__main__":

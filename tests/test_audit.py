@@ -10,10 +10,11 @@ from morphogen import evaluate
 from morphogen.config import Config, DataConfig
 from morphogen.data.text import packed
 from morphogen.domains import load_data
-from morphogen.evaluation import by_class, farthest, summary
+from morphogen.evaluation import by_class, farthest
 from morphogen.judges import pictures_of, plain_modality
 from morphogen.metrics.audit import audit, data_copying, plain_features, smallest_share
 from morphogen.metrics.distances import mean_and_error, ratio_and_error
+from morphogen.scorecard import summary
 
 SOURCES = {"image": "builtin:digits", "text": "builtin:words", "audio": "builtin:tones"}
 

@@ -64,7 +64,7 @@ def evaluate(
     likelihood: held-out items and importance samples of each, for the likelihood of a VAE.
     galleries: folder for the pictures of the samples closest to training items and farthest from any data; of a run
     folder RUN/galleries.
-    Returns the scores; `morphogen.evaluation.table` prints them. UsageError unless one of run, samples is given.
+    Returns the scores; `morphogen.scorecard.table` prints them. UsageError unless one of run, samples is given.
     """
     if (run is None) == (samples is None):
         raise UsageError("Give evaluate a run, or --samples with --data.")

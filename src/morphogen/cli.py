@@ -272,8 +272,8 @@ def evaluate(
 ) -> None:
     """Score a model, or anybody's samples, against held-out data; the row of real data is the floor."""
     from morphogen import assessment
-    from morphogen.evaluation import summary
     from morphogen.progress import TerminalDisplay
+    from morphogen.scorecard import summary
 
     display = None if as_json else TerminalDisplay(1)
     result = assessment.evaluate(
@@ -385,7 +385,7 @@ def _print_evaluation(result: dict[str, Any]) -> None:
     """The table of scores; of two domains both, and the error of the cycle."""
     from rich.console import Console
 
-    from morphogen.evaluation import table
+    from morphogen.scorecard import table
 
     console = Console()
     if "back" not in result:

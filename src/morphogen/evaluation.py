@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from morphogen.errors import MorphogenError
@@ -34,18 +33,14 @@ from morphogen.metrics.distances import (
     variety,
 )
 from morphogen.metrics.extractors import ClassifierFeatures, Extractor
-from morphogen.metrics.text import LONG
 from morphogen.nets.translators import fitted
 from morphogen.objectives.categorical import BLANK
-from morphogen.watch import Finding
 
 SAMPLES, FLOOR = "samples", "real held-out data"
 FEW_ITEMS = 2000  # below, the bias of FID is no longer small
 CONFIDENT = 0.9  # probability above which the classifier counts as sure
 ENOUGH = 20  # samples of a class to be expected, so that their absence is no chance
 MOST_CLASSES, FEW_OF_A_CLASS = 50, 20  # of a table by class, and items of one that are enough for its KID
-HEADINGS = {"fid": "FID", "kid": "KID", "precision": "prec.", "recall": "rec.", "density": "dens.", "coverage": "cov.",
-            "class_entropy": "entropy", "confident": "conf."}  # fmt: skip
 
 
 def evaluate_items(
@@ -100,32 +95,6 @@ def evaluate_items(
         poor |= relative_shares(rows[SAMPLES]["class_shares"], rows[FLOOR]["class_shares"], count)
     result["health"] += [f.json() for f in variety_findings(poor, family)]
     return result
-
-
-def table(result: dict[str, Any]) -> Table:
-    """A result as a rich table: a column per number (with its error), whatever the rows hold; the caption says how."""
-    counts = result["counts"]
-    caption = (
-        f"{counts['samples']} items in each row against {counts['heldout']} held-out items · "
-        f"features: {result['extractor']} · resize: {result['resize']} · split: {result['split']}"
-    )
-    rows = result["rows"]
-    columns = dict.fromkeys(key for row in rows.values() for key, value in row.items() if not isinstance(value, dict))
-    columns = [key for key in columns if not key.endswith("_error")]
-    if "modes" in result:
-        caption += "\nagainst the truth: " + ", ".join(f"{k} {v:.4g}" for k, v in result["modes"].items())
-    told = (likelihood_lines, text_lines, audit_lines, health_lines)
-    shown = Table(
-        caption="\n".join([caption, *(line for lines in told for line in lines(result)), *result["notes"]]),
-        caption_justify="left",
-        padding=(0, 0),
-    )
-    shown.add_column("")
-    for column in columns:
-        shown.add_column(HEADINGS.get(column) or column.replace("_", " "), justify="right")
-    for name, row in rows.items():
-        shown.add_row(name, *(_cell(row, column) for column in columns))
-    return shown
 
 
 class HeldoutScore:
@@ -206,135 +175,6 @@ def per_unit(nll: float, items: int, units: dict[str, int]) -> dict[str, float]:
     each = {name: nll * items / count for name, count in units.items()}
     named = {f"nll_per_{name}": value for name, value in each.items()}
     return named | {f"perplexity_{name}": math.exp(value) for name, value in each.items()}
-
-
-def likelihood_lines(result: dict[str, Any]) -> list[str]:
-    """The likelihood of an evaluation, and the scores of the priors that could make its samples, for a person."""
-    lines = []
-    if "likelihood" in result:
-        found = result["likelihood"]
-        text = f"on {found['items']} held-out items: reconstruction {found['reconstruction']:.4g}"
-        text += f", KL {found['kl']:.4g} nats"
-        if "iw_nll" in found:
-            text += f", −log p(x) {found['iw_nll']:.5g} ± {found['iw_nll_error']:.2g} ({found['samples']} samples)"
-            bits = found.get("bits_per_dim")
-            text += f", {bits:.4g} bits/dim" if bits else ""
-            known = {
-                "mutual_information": "mutual information",
-                "top_mutual_information": "the top's mutual information",
-            }
-            text += "".join(f"; {words} {found[key]:.3g} nats" for key, words in known.items() if key in found)
-        lines += [f"{text}; {found['active_units']:.0f} of {found['latent_dim']} units active"]
-        lines += [found["note"]] if "note" in found else []
-    if "conversions" in result:
-        told = _told(result["conversions"])
-        lines.append(f"conversions of held-out items: {told}")
-    if "heard" in result:
-        told = _told(result["heard"])
-        lines.append(f"conversions as they are heard: {told}")
-    if "sound" in result:
-        sound, codec = result["sound"], result["sound"]["codec"]
-        lines.append(
-            f"the codec alone: STFT distance {codec['multi_resolution_stft']:.3g}, mel {codec['mel_db']:.3g} dB, STOI "
-            f"{codec['stoi']:.3g}; nearest training recording: {sound['samples']['nearest']:.3g} (held-out "
-            f"{sound['held-out']['nearest']:.3g})"
-        )
-    if "priors" in result:
-        scores = ", ".join(f"{name} FID {v['fid']:.3g}" for name, v in result["priors"].items())
-        lines.append(f"priors by held-out score: {scores}")
-    return lines
-
-
-def health_lines(result: dict[str, Any]) -> list[str]:
-    """The findings of an evaluation as sentences."""
-    return [Finding(**found).sentence() for found in result.get("health", [])]
-
-
-def _told(values: dict[str, float]) -> str:
-    """Numbers with their names and errors, for a person."""
-    plain = [name for name in values if not name.endswith("_error")]
-    return ", ".join(f"{name.replace('_', ' ')} {_cell(values, name)}" for name in plain)
-
-
-def audit_lines(result: dict[str, Any]) -> list[str]:
-    """What the audit says of copying."""
-    found = result["audit"]
-    gap, real = found["gap"], found["rows"][FLOOR]
-    verdict = "samples COPY training items" if found["verdict"] == "copies" else "no copying found"
-    lines = [
-        f"audit of {found['samples']} samples: {verdict} (p {found['p']:.2g}); near copies {found['near_copies']:.2%}, "
-        f"of held-out items {found['near_copies_heldout']:.2%}; C_T {found['ct']:.2f} (p {found['ct_p']:.2g}), of "
-        f"held-out items {real['ct']:.2f} (p {real['ct_p']:.2g}); authentic {found['authenticity']:.1%}, held-out "
-        f"items {real['authenticity']:.1%}",
-        f"FID to training items {_cell(gap, 'fid_train')}, to as many held-out items {_cell(gap, 'fid_heldout')}",
-    ]
-    if found["by_chance"]:
-        lines.append("the near copies are of training and held-out items alike: such short items coincide by chance")
-    if "nelbo_train" in gap:
-        lines[1] += (
-            f"; −ELBO of training items {_cell(gap, 'nelbo_train')}, of held-out items {_cell(gap, 'nelbo_heldout')}"
-        )
-    return lines
-
-
-def summary(result: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation in one object for scripts: {"scores": {metric: {"value", "error", "floor"}}, "audit", "health",
-    "extractor", "n"}. `floor` is that of real data, None where there is none; of two domains the names of the scores
-    end in _a_to_b and _b_to_a, and the audit is the worse one."""
-    if "back" not in result:
-        return {
-            "scores": _scores(result), "audit": result["audit"], "health": result["health"],
-            "extractor": result["extractor"], "n": result["counts"]["samples"],
-        }  # fmt: skip
-    ways = {"a_to_b": result, "b_to_a": result["back"]}
-    found = {way: summary({k: v for k, v in part.items() if k != "back"}) for way, part in ways.items()}
-    return found["a_to_b"] | {
-        "scores": {f"{name}_{way}": v for way, part in found.items() for name, v in part["scores"].items()},
-        "audit": min((part["audit"] for part in found.values()), key=lambda a: a["p"]),
-        "health": [
-            f if f.get("where") == "" else f | {"direction": way} for way, part in found.items() for f in part["health"]
-        ],
-        "extractor": " and ".join(dict.fromkeys(part["extractor"] for part in found.values())),
-    }
-
-
-def _scores(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Every number of an evaluation with its error and that of real data, as far as they are known."""
-    pairs = [(result["rows"][SAMPLES], result["rows"][FLOOR])]
-    pairs += [(result[part], {}) for part in ("likelihood", "conversions", "heard", "cycle", "modes") if part in result]
-    pairs += [(result["text"][SAMPLES], result["text"][FLOOR])] if "text" in result else []
-    pairs += [(result["sound"]["samples"], result["sound"]["held-out"])] if "sound" in result else []
-    return {
-        name: {"value": value, "error": row.get(f"{name}_error"), "floor": floor.get(name)}
-        for row, floor in pairs
-        for name, value in row.items()
-        if isinstance(value, (int, float)) and not name.endswith("_error")
-    }
-
-
-def text_lines(result: dict[str, Any]) -> list[str]:
-    """What a text's evaluation says beside its table."""
-    lines, found = [], result.get("likelihood", {})
-    for whose, values in (("this model", found), ("the same decoder without z", result.get("language_model", {}))):
-        if "nll_per_token" in values:
-            kind = "per item and unit" if whose == "this model" else "for as many steps"
-            lines.append(
-                f"{whose}, {kind}: −log p(x) {values['iw_nll']:.4g}; {values['nll_per_token']:.4g} nats a token "
-                f"(perplexity {values['perplexity_token']:.4g}), {values['nll_per_character']:.4g} a character"
-            )
-    rows = dict(result.get("text", {}))
-    rows |= {f"maximum likelihood at {r['temperature']:g}": r for r in result.get("maximum_likelihood", [])}
-    for name, row in rows.items():
-        text = (
-            f"{name}: BLEU-4 {row['bleu4']:.3g}, Self-BLEU-4 {row['self_bleu4']:.3g}, distinct-2 {row['distinct2']:.3g}"
-        )
-        if "reverse_perplexity" in row:
-            text += f", reverse perplexity {row['reverse_perplexity']:.4g}"
-        if "copied" in row:
-            long = row["copied_8grams"]
-            text += f", copied {100 * row['copied']:.2g} %, of {LONG}-grams {100 * long:.2g} %"
-        lines.append(text)
-    return lines
 
 
 GREY_LEVELS = 3  # of noise on a translation: what is hidden in less than that is lost (Chu et al. 2017)
@@ -589,13 +429,6 @@ def _notes(count: int, given: int, train: int, reference: tuple[int, ...], extra
     if isinstance(extractor, ClassifierFeatures) and extractor.accuracy < 0.8:
         notes.append("The classifier is often wrong on held-out data: do not lean on its classes and features.")
     return notes
-
-
-def _cell(row: dict[str, Any], column: str) -> str:
-    if column not in row:
-        return "–"
-    error = row.get(f"{column}_error")
-    return f"{row[column]:.3g}" + ("" if error is None else f" ±{error:.1g}")
 
 
 def _check_shapes(sets: dict[str, np.ndarray]) -> None:
