@@ -147,7 +147,7 @@ def variety_findings(numbers: dict[str, float], family: str = "", where: str = "
     missing = [] if learning else [name for name, share in shares.items() if share < MISSING]
     if spread >= SPREAD and distinct >= DISTINCT and not missing:
         return []
-    said = [f"samples are spread {spread:.2g} times as wide as held-out items"]
+    said = [f"samples are spread {spread:.2g} times as wide as held-out items ({SPREAD:g} is the least that may be)"]
     said += [f"a sample is {distinct:.2g} times as far from its like"] if "variety/distinct" in numbers else []
     if missing:
         names = ", ".join(missing[:20]) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")

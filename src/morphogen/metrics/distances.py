@@ -143,7 +143,8 @@ def variety(samples: np.ndarray, real: np.ndarray, most: int = 500) -> dict[str,
     found = {"variety/spread": float(np.sqrt(x.var(axis=0).sum() / max(float(y.var(axis=0).sum()), 1e-12)))}
     count = min(len(x), len(y), most)
     own, others = (np.median(_to_nearest(draw(items, count, np.random.default_rng(0)))) for items in (x, y))
-    return found | ({"variety/distinct": float(own / others)} if others > 0 else {})
+    apart = others > 1e-3 * np.sqrt(y.var(axis=0).sum())  # and not only by rounding
+    return found | ({"variety/distinct": float(own / others)} if apart else {})
 
 
 def _to_nearest(x: np.ndarray) -> np.ndarray:
