@@ -29,6 +29,7 @@ NAMES = "Names: A. Karpathy, makemore, of the US Social Security Administration'
 SHAKESPEARE = "Tiny Shakespeare: A. Karpathy, char-rnn; the texts are in the public domain."
 CIPHER = "runs/ciphers/vigenere-1"  # made by: python bench/ciphers.py make runs/ciphers
 DIGITS, POST = "../shared/data/mnist#train", "../shared/data/usps#train"
+CAPTIONS = "MS COCO captions, Texygen's 10,000; CC BY 4.0."
 FSDD = "Free Spoken Digit Dataset: Z. Jackson et al.; CC BY-SA 4.0."
 SPOKEN, TAKES = "../shared/data/fsdd#take=5-49", "--set 'data.label_pattern={digit}_{speaker}_{take}'"
 VOICES = f"{TAKES} --set data.seconds=1.024 --set vocoder.source=zoo/gan-fsdd --set evaluate.content=digit"
@@ -101,13 +102,19 @@ ZOO = {
         "--set evaluate.final_samples=3000",
         NAMES,
     ),
+    "vae-coco": (
+        "morphogen train vae-text --data ../shared/data/text/coco-train.txt --steps 4000 --set model.free_bits=0.35 "
+        "--set model.decoder.word_dropout=0.05 --set train.evaluate_every=500 --set evaluate.final_samples=5000 "
+        "--set evaluate.samples=1000",
+        CAPTIONS,
+    ),
     "gan-coco": (
         "morphogen train gan-text --data ../shared/data/text/coco-train.txt --steps 5000 --set 'codec_settings={model: "
         "{latent_dim: 64, free_bits: 0, chosen_by: reconstruction}, terms: {kl: {weight: 0.03, warmup: 1000}}, train: "
         "{steps: 4000, evaluate_every: 1000}, evaluate: {samplers: [gmm], final_samples: 1000, likelihood_items: 100, "
         "importance_samples: 20, language_model: false}}' --set train.evaluate_every=1000 "
         "--set evaluate.final_samples=5000 --set evaluate.samples=1000",
-        "MS COCO captions, Texygen's 10,000; CC BY 4.0.",
+        CAPTIONS,
     ),
     "cyclegan-cipher": (
         f"morphogen train cyclegan-text --data {CIPHER}/a.txt --data-b {CIPHER}/b.txt --steps 8500 "
