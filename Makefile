@@ -41,7 +41,6 @@ results: $(VENV)/.ready
 	$(RUN) bench/stacked_mnist.py
 	$(RUN) bench/likelihood.py
 	$(RUN) bench/anomaly.py
-	$(RUN) bench/results_table.py
 
 results-table: $(VENV)/.ready
 	$(RUN) bench/results_table.py

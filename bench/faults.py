@@ -25,18 +25,20 @@ from morphogen import evaluate, train
 from morphogen.nets.roles import ConvGenerator
 
 OUT = Path(__file__).parent / "faults.json"
-QUICK = ["evaluate.samples=500", "evaluate.final_samples=1000", "evaluate.report=false",
+QUICK = ["evaluate.samples=400", "evaluate.final_samples=500", "evaluate.report=false",
          "evaluate.importance_samples=5",
          "evaluate.language_model=false", "evaluate.samplers=[gmm]"]  # fmt: skip
 GAN = ["model.generator={kind: conv, width: 32}", "model.discriminator={kind: conv, width: 16}"]
-VAE = ["model.encoder={kind: conv, width: 16, features: 64}", "model.decoder={kind: conv, width: 32}"]
+VAE = ["model.encoder={kind: conv, width: 16, features: 64}", "model.decoder={kind: conv, width: 32}",
+       "train.batch_size=64"]  # fmt: skip
 CYCLE = ["model.to_a={width: 16, blocks: 2}", "model.to_b={width: 16, blocks: 2}", "evaluate.samples=300",
          "train.batch_size=16"]  # fmt: skip
 
 
 def trained(folder: Path, recipe: str, data: str, steps: int, *settings: str, **more: Any) -> dict[str, list[str]]:
     """{"told": findings at the end, "passing": those that had gone by then} of a training."""
-    run = train(recipe, data, out=folder / "run", steps=steps, settings=[*QUICK, *settings], **more)
+    cadence = [f"train.evaluate_every={steps // 10}", f"train.checkpoint_every={min(20, steps // 10)}"]
+    run = train(recipe, data, out=folder / "run", steps=steps, settings=[*QUICK, *cadence, *settings], **more)
     rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     every = {f["what"] for row in rows for f in row.get("health", [])}
     parts = [run.evaluation, run.evaluation.get("back", {"health": []})]

@@ -1,4 +1,4 @@
-"""Train the models of zoo/ anew and put their model/ folder and evaluation.json there.
+"""Train the models of zoo/ anew, put their model/ folder and evaluation.json there, and their scores into RESULTS.md.
 
     python bench/zoo.py [NAME…]              needs ../shared/data
     python bench/zoo.py --scores [NAME…]     only evaluates the models that are there, and writes their evaluation.json
@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import results_table
 
 from morphogen import evaluate, load, open_source
 from morphogen.model import Model
@@ -201,6 +202,7 @@ def main() -> None:
     names = [name for name in sys.argv[1:] if name != "--scores"] or list(ZOO)
     for name in names:
         (score if "--scores" in sys.argv[1:] else make)(name)
+    results_table.write()
 
 
 if __name__ == "__main__":

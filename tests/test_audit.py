@@ -186,12 +186,15 @@ def test_evaluating_samples_gives_the_object_of_the_contract(tmp_path, capsys):
 def test_two_domains_give_one_object_with_the_worse_audit():
     part = {
         "rows": {"samples": {"kid": 0.5, "kid_error": 0.1}, "real held-out data": {"kid": 0.0}}, "health": [],
-        "extractor": "random", "counts": {"samples": 9}, "cycle": {"cycle": 0.2, "cycle_error": 0.01},
+        "extractor": "random", "counts": {"samples": 9}, "heard": {"content_kept": 0.9, "content_kept_error": 0.01},
+        "cycle": {"cycle": 0.2, "cycle_error": 0.01, "content_kept": 1.0},
     }  # fmt: skip
     there = part | {"audit": {"verdict": "clean", "p": 0.5}, "health": [{"what": "content lost"}]}
     found = summary(there | {"back": part | {"audit": {"verdict": "copies", "p": 0.001}}})
     assert found["scores"]["kid_a_to_b"] == {"value": 0.5, "error": 0.1, "floor": 0.0}
     assert found["scores"]["cycle_b_to_a"] == {"value": 0.2, "error": 0.01, "floor": None}
+    assert found["scores"]["heard_content_kept_a_to_b"] == {"value": 0.9, "error": 0.01, "floor": None}
+    assert found["scores"]["content_kept_a_to_b"]["value"] == 1.0
     assert found["audit"]["verdict"] == "copies"
     assert found["health"] == [{"what": "content lost", "direction": "a_to_b"}]
 

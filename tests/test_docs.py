@@ -1,5 +1,5 @@
-"""docs/families, docs/audio and docs/text: every name, key and command in them exists, both languages agree, and their
-formulas are what the code computes.
+"""docs/*.md: every name, key and command in them exists, both languages agree, and the formulas are what the code
+computes.
 
 Each formula is written again here with torch and numpy alone, as the document prints it; `FORMULAS` names the function
 beside which it stands. The objectives' own tests look at known values, limits and gradients instead.
@@ -47,12 +47,12 @@ from morphogen.recipes import RECIPES
 from morphogen.texts import _flat
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAIRS = {name: (name, f"{name}.zh-CN") for name in ("families", "audio", "text", "audit", "health")}
+PAIRS = {name: (name, f"{name}.zh-CN") for name in ("families", "audio", "text", "audit", "report", "health")}
 TEXT = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for pair in PAIRS.values() for name in pair}
 PACKAGES = (
     "objectives", "families", "nets", "optim", "posthoc", "health", "evaluation", "metrics", "modalities", "recipes",
     "loop", "api", "model.Model", "data.dataset", "data.audio", "data.builtin", "vocoding", "assessment", "judges",
-    "domains", "description", "watch",
+    "domains", "description", "report", "watch",
 )  # fmt: skip
 SECTIONS = {
     "model": {
@@ -115,7 +115,15 @@ def test_every_config_key_exists(name):
 
 
 @pytest.mark.parametrize(
-    ("pair", "fewest"), [(PAIRS["families"], 51), (PAIRS["audio"], 25), (PAIRS["text"], 0), (PAIRS["audit"], 5), (PAIRS["health"], 8)]
+    ("pair", "fewest"),
+    [
+        (PAIRS["families"], 51),
+        (PAIRS["audio"], 25),
+        (PAIRS["text"], 0),
+        (PAIRS["audit"], 5),
+        (PAIRS["report"], 3),
+        (PAIRS["health"], 8),
+    ],  # fmt: skip
 )
 def test_both_languages_name_the_same_and_print_the_same_formulas(pair, fewest):
     one, two = (TEXT[name] for name in pair)
@@ -168,7 +176,9 @@ def commands(text: str) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(
-    "words", [*commands(TEXT["audio"]), *commands(TEXT["text"]), *commands(TEXT["audit"])], ids=" ".join
+    "words",
+    [*commands(TEXT["audio"]), *commands(TEXT["text"]), *commands(TEXT["audit"]), *commands(TEXT["report"])],
+    ids=" ".join,
 )
 def test_every_command_is_understood(words):
     """Its verb and its options are there, and a recipe takes its settings; nothing is run."""

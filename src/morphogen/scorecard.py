@@ -50,7 +50,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     end in _a_to_b and _b_to_a, and the audit is the worse one."""
     if "back" not in result:
         return {
-            "scores": _scores(result), "audit": result["audit"], "health": result["health"],
+            "scores": scores_of(result), "audit": result["audit"], "health": result["health"],
             "extractor": result["extractor"], "n": result["counts"]["samples"],
         }  # fmt: skip
     ways = {"a_to_b": result, "b_to_a": result["back"]}
@@ -65,10 +65,12 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _scores(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Every number of an evaluation with its error and that of real data, as far as they are known."""
-    pairs = [(result["rows"][SAMPLES], result["rows"][FLOOR])]
-    pairs += [(result[part], {}) for part in ("likelihood", "conversions", "heard", "cycle", "modes") if part in result]
+def scores_of(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Every number of an evaluation with its error and that of real data, as far as they are known; what classifiers
+    hear in conversions is named heard_…."""
+    pairs = [(result["rows"][SAMPLES], result["rows"].get(FLOOR, {}))] if "rows" in result else []
+    pairs += [(result[part], {}) for part in ("likelihood", "conversions", "cycle", "modes") if part in result]
+    pairs += [({f"heard_{name}": v for name, v in result["heard"].items()}, {})] if "heard" in result else []
     pairs += [(result["text"][SAMPLES], result["text"][FLOOR])] if "text" in result else []
     pairs += [(result["sound"]["samples"], result["sound"]["held-out"])] if "sound" in result else []
     return {

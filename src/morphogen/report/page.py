@@ -9,75 +9,89 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import time
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from PIL import Image as Pillow
+
+from morphogen import __version__
+from morphogen.loop import spaced
+from morphogen.report.charts import Chart, Scatter
+from morphogen.run import write_text
 
 LIMIT = 5_000_000  # bytes of a page: what a mail takes
 MOST_TEXT = 1000  # characters of one text that are shown
-LOUD_ENOUGH = 150_000  # bytes of a WAV from which on it is shared as MP3
+LONG_SOUND = 150_000  # bytes of a WAV from which on it goes in as MP3
+SMALL_PICTURE = 30_000  # bytes up to which a picture stays a PNG
+CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")}, "\N{REPLACEMENT CHARACTER}")
+
+
+class Block:
+    """A part of a page; the template has a case for each kind."""
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__.lower()
 
 
 @dataclass
-class Words:
-    """A paragraph; kind: '' or 'note'."""
+class Heading(Block):
+    """A heading within a section."""
 
-    block: ClassVar[str] = "words"
     text: str
-    kind: str = ""
 
 
 @dataclass
-class Table:
+class Words(Block):
+    """A paragraph; a note is set smaller."""
+
+    text: str
+    note: bool = False
+
+
+@dataclass
+class Table(Block):
     """Rows of text; the first cell of each names it."""
 
-    block: ClassVar[str] = "table"
     caption: str
     head: list[str]
     rows: list[list[str]]
-    strong: list[str] = field(default_factory=list)  # names of rows to be seen first
     wraps: bool = False  # cells hold sentences
 
 
 @dataclass
-class Picture:
-    """A picture with its words; pixels: small ones are enlarged without blur."""
+class Picture(Block):
+    """A picture, its pixels enlarged without blur; alt: what it shows, for those who do not see it."""
 
-    block: ClassVar[str] = "picture"
     image: Pillow.Image
     alt: str
     caption: str = ""
-    pixels: bool = True
 
 
 @dataclass
-class Strip:
+class Strip(Block):
     """Pictures side by side, as many as fit; the first and the last are kept when there is room for few."""
 
-    block: ClassVar[str] = "strip"
     pictures: list[Picture]
 
 
 @dataclass
-class Drawing:
-    """An SVG with its words."""
+class Charts(Block):
+    """Charts side by side; legend: the name of each colour."""
 
-    svg: Markup
-    caption: str = ""
+    charts: list[Chart]
+    legend: list[str] = field(default_factory=list)
 
 
 @dataclass
-class Drawings:
-    """Charts side by side; legend: (colour, name) of each line."""
+class Map(Block):
+    """Points in two dimensions, in the colours of their groups."""
 
-    block: ClassVar[str] = "drawings"
-    drawings: list[Drawing]
-    legend: list[tuple[int, str]] = field(default_factory=list)
-    wide: bool = False
+    scatter: Scatter
 
 
 @dataclass
@@ -91,37 +105,33 @@ class Sound:
 
 
 @dataclass
-class Sounds:
+class Sounds(Block):
     """Players side by side; columns: in rows of so many, which belong together, in place of as many as fit."""
 
-    block: ClassVar[str] = "sounds"
     sounds: list[Sound]
     columns: int = 0
 
 
 @dataclass
-class Texts:
+class Texts(Block):
     """Texts, one below the other."""
 
-    block: ClassVar[str] = "texts"
     texts: list[str]
     caption: str = ""
 
 
 @dataclass
-class Code:
+class Code(Block):
     """Text as it stands, folded away under `title` if there is one."""
 
-    block: ClassVar[str] = "code"
     text: str
     title: str = ""
 
 
 @dataclass
-class Alarm:
+class Alarm(Block):
     """A finding."""
 
-    block: ClassVar[str] = "alarm"
     what: str
     since: str
     evidence: str
@@ -129,25 +139,12 @@ class Alarm:
 
 
 @dataclass
-class Section:
-    """A part of the page with a heading of its own."""
-
-    title: str
-    blocks: list[Any]
-
-    @property
-    def id(self) -> str:
-        return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
-
-
-@dataclass
 class Page:
-    """A whole page."""
+    """A whole page: sentences to begin with, and {heading: blocks}, of which the empty ones are left out."""
 
     title: str
     lead: list[str]
-    sections: list[Section]
-    made: str = ""
+    sections: dict[str, list[Block]]
 
 
 @dataclass(frozen=True)
@@ -160,55 +157,56 @@ class Room:
 
     def picture(self, image: Pillow.Image) -> str:
         """A picture as data: the smaller of PNG and WebP."""
-        image = image.convert("RGB") if image.mode not in ("L", "RGB", "RGBA") else image
+        image = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
         if max(image.size) > self.side:
-            share = self.side / max(image.size)
-            size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
-            image = image.resize(size, Pillow.Resampling.LANCZOS)
-        png = _saved(image, "PNG", optimize=True)
-        if len(png) < 30_000:
-            return _data(png, "image/png")
-        webp = _saved(image, "WEBP", quality=82, method=4)
-        return _data(webp, "image/webp") if len(webp) < len(png) else _data(png, "image/png")
+            image = image.copy()
+            image.thumbnail((self.side, self.side), Pillow.Resampling.LANCZOS)
+        png, webp = io.BytesIO(), io.BytesIO()
+        image.save(png, "PNG", optimize=True)
+        if png.tell() > SMALL_PICTURE:
+            image.save(webp, "WEBP", quality=82)
+            if webp.tell() < png.tell():
+                return _data(webp, "image/webp")
+        return _data(png, "image/png")
 
-    def few(self, items: list[Any]) -> list[Any]:
-        """As many pictures of a strip as there is room for, the ends among them."""
-        return spaced(items, self.strip)
+    def few(self, pictures: list[Picture]) -> list[Picture]:
+        """As many pictures of a strip as there is room for."""
+        return [pictures[i] for i in spaced(len(pictures), self.strip)]
 
     def heard(self, block: Sounds) -> list[Sound]:
         """As many sounds as there is room for, in whole rows."""
-        return block.sounds[: self.sounds // max(1, block.columns) * max(1, block.columns)]
+        row = max(1, block.columns)
+        return block.sounds[: self.sounds // row * row]
 
     def sound(self, sound: Sound) -> str:
         """A sound as data: WAV, which plays everywhere and is exact; a long one as MP3, which plays as well."""
         import soundfile
 
-        found = io.BytesIO()
-        if sound.wave.nbytes > LOUD_ENOUGH and "MP3" in soundfile.available_formats():
-            soundfile.write(found, sound.wave, sound.rate, format="MP3")
-            return _data(found.getvalue(), "audio/mpeg")
-        soundfile.write(found, sound.wave, sound.rate, format="WAV", subtype="PCM_16")
-        return _data(found.getvalue(), "audio/wav")
+        found, long = io.BytesIO(), sound.wave.nbytes > LONG_SOUND and "MP3" in soundfile.available_formats()
+        soundfile.write(found, sound.wave, sound.rate, format="MP3" if long else "WAV")
+        return _data(found, "audio/mpeg" if long else "audio/wav")
 
 
 ROOMS = (Room(1400, 24, 24), Room(1000, 12, 16), Room(700, 8, 8), Room(500, 4, 3), Room(300, 0, 0), Room(64, 0, 0))
 
 
-def spaced(items: list[Any], most: int) -> list[Any]:
-    """At most `most` of the items, evenly spaced, the first and the last among them."""
-    if len(items) <= most:
-        return items
-    return [items[round(k)] for k in np.linspace(0, len(items) - 1, most)] if most > 1 else items[-1:] * most
+def write_page(page: Page, out: Path) -> Path:
+    """The page as a file, in folders made for it where there are none."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, html_of(page))
+    return out
 
 
 def html_of(page: Page, limit: int = LIMIT) -> str:
     """The page as HTML of at most `limit` bytes, by the first of `ROOMS` whose media are small enough."""
-    made = ""
+    sections = {slug(title): (title, blocks) for title, blocks in page.sections.items() if blocks}
+    made = f"Made by Morphogen {__version__} on {time.strftime('%Y-%m-%d %H:%M %Z')}."
+    html = ""
     for room in ROOMS:
-        made = template().render(page=page, room=room)
-        if len(made.encode()) <= limit:
+        html = template().render(page=page, sections=sections, made=made, room=room)
+        if len(html.encode()) <= limit:
             break
-    return made
+    return html
 
 
 @functools.cache
@@ -222,20 +220,16 @@ def template() -> Any:
     return env.from_string(text)
 
 
+def slug(title: str) -> str:
+    """A heading as the name of a place on the page."""
+    return "-".join(title.lower().split())
+
+
 def shown(text: Any, most: int = MOST_TEXT) -> str:
     """A text as it can be shown: no control characters, which HTML forbids, lone surrogates, or endless length."""
-    text = str(text).encode("utf-8", "replace").decode("utf-8")
-    text = "".join(
-        c if c in "\n\t" or (ord(c) >= 32 and not 0x7F <= ord(c) < 0xA0) else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
+    text = str(text).encode("utf-8", "replace").decode("utf-8").translate(CONTROLS)
     return text if len(text) <= most else text[:most] + " …"
 
 
-def _saved(image: Pillow.Image, kind: str, **how: Any) -> bytes:
-    found = io.BytesIO()
-    image.save(found, kind, **how)
-    return found.getvalue()
-
-
-def _data(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _data(content: io.BytesIO, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from morphogen.run import RunFolder, read_json
 FAMILY = {"gan": "GAN", "vae": "VAE", "cycle_gan": "cycle GAN", "cycle_vae": "cycle VAE"}
 MODALITY = {"image": "images", "audio": "sound", "text": "text", "points": "vectors"}
 HELDOUT = "heldout/"
-STATE = ("augment", "pooled", "gap", "skipped_updates")  # logged beside the terms, and no losses
+NO_CURVE = ("step", "augment", "pooled", "gap", "skipped_updates")  # logged beside the losses
 
 
 @dataclass
@@ -61,8 +63,13 @@ class Records:
     @property
     def steps(self) -> int | None:
         """Steps that were made."""
-        planned = self.evaluation.get("training", {}).get("steps")
-        return planned or max((row.get("step", 0) for row in self.rows), default=None) or self.training.get("steps")
+        made = self.evaluation.get("training", {}).get("steps")
+        return made or max((row["step"] for row in self.rows), default=self.training.get("steps"))
+
+    @property
+    def minutes(self) -> float | None:
+        """Minutes that they took."""
+        return self.evaluation.get("training", {}).get("minutes")
 
     @property
     def directions(self) -> dict[str, dict[str, Any]]:
@@ -78,43 +85,36 @@ class Records:
         found: dict[str, tuple[list[float], list[float]]] = {}
         for row in self.rows:
             for key, value in row.items():
-                if isinstance(value, bool) or not isinstance(value, int | float) or value != value or key == "step":
-                    continue
-                ours = key.startswith(HELDOUT)
                 name = key.removeprefix(HELDOUT)
-                if ours == heldout and "/" not in name and not name.startswith(STATE) and abs(value) != float("inf"):
+                ours = key.startswith(HELDOUT) == heldout and "/" not in name and not name.startswith(NO_CURVE)
+                if ours and isinstance(value, int | float) and math.isfinite(value):
                     steps, values = found.setdefault(name, ([], []))
-                    steps.append(row.get("step", 0))
+                    steps.append(row["step"])
                     values.append(value)
         return found
 
     def findings(self) -> list[dict[str, Any]]:
-        """What went wrong, each thing once, from when it was first seen; of training and of the evaluation."""
+        """What went wrong, each thing once, as it was last seen: {"what", "evidence", "remedy", "since", "where"}. It
+        was first seen at step `since`, and is gone since `until` if that is there; `where` is what it is about, of several
+        networks or of two directions."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
-        for where, finding in self._all_findings():
-            if isinstance(finding, str):  # as older versions wrote them
-                finding = {"what": finding.partition(":")[0], "evidence": finding.partition(": ")[2], "remedy": ""}
+        for where, step, finding in self._seen():
             where = finding.get("where", where)
-            key = (where, str(finding.get("what", "")))
-            before = found.get(key, {})
-            since = [s for s in (before.get("since"), finding.get("since")) if s is not None]
-            found[key] = finding | {"since": min(since, default=None), "where": where}
+            key = where, finding["what"]
+            since = found[key]["since"] if key in found else finding.get("since")
+            found[key] = finding | {"since": step if since is None else since, "where": where}
         return list(found.values())
 
-    def _all_findings(self) -> list[tuple[str, Any]]:
-        trained = []
+    def _seen(self) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
+        """(direction, step, finding) of every row of the training, then of the evaluation."""
         for row in self.rows:
-            step = row.get("step")
-            for finding in row.get("health") or []:
-                known = isinstance(finding, dict)
-                trained.append(("", {**finding, "since": finding.get("since") or step} if known else finding))
-            if row.get("rollback") and not row.get("health"):
-                trained.append(("", {"what": "rollback", "evidence": row["rollback"], "remedy": "", "since": step}))
+            for finding in row.get("health", []):
+                yield "", row["step"], finding
+            if "rollback" in row and "health" not in row:
+                yield "", row["step"], {"what": "rollback", "evidence": row["rollback"], "remedy": ""}
         for where, result in self.directions.items():
-            extra = result.get("likelihood") or {}
-            given = [*(result.get("health") or []), *(result.get("warnings") or []), *(extra.get("warnings") or [])]
-            trained += [(where, finding) for finding in given]
-        return trained
+            for finding in result.get("health", []):
+                yield where, None, finding
 
     def previews(self) -> dict[str, list[tuple[int, Path]]]:
         """direction ('' where there is one) → (step, file) in order."""
@@ -122,7 +122,7 @@ class Records:
         for path in sorted((self.path / "previews").glob("step-*")):
             step, _, direction = path.stem.removeprefix("step-").partition("-")
             if step.isdigit() and path.suffix in (".png", ".txt"):
-                found.setdefault(direction, []).append((int(step), path))
+                found.setdefault(direction.replace("-", " "), []).append((int(step), path))
         return found
 
 
@@ -136,9 +136,7 @@ def read_records(run: str | Path) -> Records:
     folder = RunFolder(path)
     bare = (path / "weights.safetensors").exists()  # a model/ folder of another name
     description = _json((path if bare else folder.model) / "config.json")
-    config = {}
-    if folder.config.exists():
-        config = read_yaml(folder.config)
+    config = read_yaml(folder.config) if folder.config.exists() else {}
     found = Records(path, config, description, _rows(folder.metrics), _json(folder.evaluation))
     with contextlib.suppress(OSError):
         found.skipped = folder.skipped.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -161,7 +159,5 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     with contextlib.suppress(OSError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):  # the last line of a run that was killed
-                row = json.loads(line)
-                if isinstance(row, dict):
-                    rows.append(row)
+                rows.append(json.loads(line))
     return rows

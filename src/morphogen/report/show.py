@@ -1,6 +1,7 @@
 """What a model makes, as blocks of a page: samples, reconstructions, translations, interpolations, a map of its codes.
 
-Each function takes the model (and what of its data it needs) and gives blocks; none changes anything.
+Shapes: N items · raw items as their modality holds them: images (N, C, H, W), sound (N, C, T), text bytes (N, M),
+points (N, D)
 """
 
 from __future__ import annotations
@@ -15,20 +16,19 @@ from PIL import Image as Pillow
 from morphogen.data.text import unpacked
 from morphogen.domains import Data
 from morphogen.families.vae import VAE
+from morphogen.judges import extractors_for
 from morphogen.loop import modality_of, spaced
-from morphogen.modalities import Audio
 from morphogen.model import Model
-from morphogen.report.charts import scatter
-from morphogen.report.page import Drawing, Drawings, Picture, Sound, Sounds, Table, Texts, Words
+from morphogen.report.charts import Scatter
+from morphogen.report.page import Block, Heading, Map, Picture, Sound, Sounds, Table, Texts, Words
 
 SEED = 2024  # of what is shown here: none was chosen
-HEARD, LINES = 10, 24
-MOST_HEARD = 6  # rows of sounds side by side
-WAYS, STATIONS = 4, 10  # interpolations, and items on each
-PAIRS = 10
+COUNT = {"image": 64, "audio": 10, "text": 24, "points": 1000}  # samples
+WAYS = {"image": (4, 10), "audio": (1, 6), "text": (1, 10), "points": (4, 10)}  # interpolations, and items on each
+COLUMNS, MOST_COLUMNS = 8, 16  # of samples
+PAIRS, MOST_HEARD = 10, 6  # items side by side, and rows of sounds
 MAPPED, MOST_GROUPS = 500, 12
 ENOUGH_FOR_TSNE = 400
-MAP_ALT = "Map in two dimensions"
 
 
 def kind_of(modality: Any) -> str:
@@ -45,48 +45,53 @@ def sheet(raw: np.ndarray, modality: Any, columns: int) -> Pillow.Image:
             return picture.copy()
 
 
-def sounds(raw: np.ndarray, modality: Any, names: list[str], columns: int = 0) -> Sounds:
-    """A player and a spectrogram for each of raw waves (N, C, T)."""
-    sound: Audio = getattr(modality, "items", modality)
-    return Sounds(
-        [Sound(wave.T, sound.rate, name, sheet(wave[None], sound, 1)) for wave, name in zip(raw, names, strict=True)],
-        columns,
-    )
+def shown(raw: np.ndarray, modality: Any, names: list[str], columns: int, caption: str) -> Block:
+    """Raw items in rows of `columns`; text and sound by their names."""
+    items = getattr(modality, "items", modality)
+    if items.name == "text":
+        return Texts([f"{name}: {line}" if name else line for name, line in zip(names, unpacked(raw), strict=True)])
+    if items.name == "audio":
+        pictures = [sheet(wave[None], items, 1) for wave in raw]
+        return Sounds([Sound(raw[i].T, items.rate, names[i], pictures[i]) for i in range(len(raw))], columns)
+    if items.name == "points":
+        return Map(Scatter({"": raw[:, :2]}, caption))
+    return Picture(sheet(raw, items, columns), caption)
 
 
-def lines(raw: np.ndarray) -> list[str]:
-    return unpacked(np.asarray(raw))
-
-
-def samples(model: Model, data: Data | None) -> list[Any]:
+def samples(model: Model) -> list[Block]:
     """New items of the model, with its own settings; drawn by a fixed seed, none chosen."""
     kind, classes = kind_of(model.modality), model.classes
-    count = {"audio": HEARD, "text": LINES, "points": 1000}.get(kind, 64)
-    columns = len(classes) if 1 < len(classes) <= 16 else 8
-    if kind == "image" and classes:
-        count = 64 // columns * columns
-    label = "all" if classes and kind != "points" else None
-    raw = model.modality.raw(model.sample(count, SEED, label))
-    told = [classes[i % len(classes)] if label else f"sample {i + 1}" for i in range(count)]
+    columns = len(classes) if 1 < len(classes) <= MOST_COLUMNS else COLUMNS
+    count = COUNT[kind] // columns * columns if kind == "image" else COUNT[kind]
+    raw = model.modality.raw(model.sample(count, SEED, "all" if classes else None))
     note = "Drawn with one fixed seed and the model's own settings; none was chosen."
-    if label:
+    names = [classes[i % len(classes)] for i in range(count)] if classes else [""] * count
+    if classes:
         note += f" The labels follow one another: {', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}."
-    if kind == "audio":
-        return [Words(note), sounds(raw, model.modality, told)]
-    if kind == "text":
-        texts = [f"{t}: {line}" if label else line for t, line in zip(told, lines(raw), strict=True)]
-        return [Words(note), Texts(texts)]
-    if kind == "points":
-        return [Words(note), _cloud(raw, data)]
-    return [Words(note), Picture(sheet(raw, model.modality, columns), f"{count} samples in rows of {columns}")]
+    elif kind == "audio":
+        names = [f"sample {i + 1}" for i in range(count)]
+    caption = f"{count} samples in rows of {columns}"
+    return [Words(note), shown(raw, model.modality, names, 0 if kind == "audio" else columns, caption)]
 
 
-def _cloud(raw: np.ndarray, data: Data | None) -> Drawings:
-    groups = {"samples": raw[:, :2]}
-    if data is not None:
-        groups = {"held-out data": data.heldout.data[spaced(len(data.heldout), len(raw))][:, :2]} | groups
-    drawing = Drawing(scatter(groups, "Samples and held-out data, first two coordinates"), "first two coordinates")
-    return Drawings([drawing], list(enumerate(groups)), wide=True)
+def interpolations(model: Model) -> list[Block]:
+    """Ways between random codes."""
+    kind = kind_of(model.modality)
+    ways, stations = WAYS[kind]
+    labels: list[Any] = (
+        [model.classes[k * len(model.classes) // ways] for k in range(ways)] if model.classes else [None]
+    )
+    parts = []
+    for k in range(ways):
+        label = labels[k % len(labels)]
+        ends = model.family.codes(2, SEED + k, model.labels(label, 2)).numpy()
+        parts.append(model.modality.raw(model.interpolate(stations, SEED, ends, label)))
+    note = "From one random code to another, along the sphere."
+    note += f" Labels held: {', '.join(dict.fromkeys(labels))}." if model.classes else ""
+    names = [f"station {i + 1} of {stations}" if kind == "audio" else "" for i in range(stations)] * ways
+    columns = 0 if kind == "audio" else stations
+    caption = f"{ways} interpolations, a row each, of {stations} items"
+    return [Words(note), shown(np.concatenate(parts), model.modality, names, columns, caption)]
 
 
 def reconstructs(model: Model) -> bool:
@@ -95,144 +100,117 @@ def reconstructs(model: Model) -> bool:
 
 
 def labels_of(model: Model, data: Data, rows: np.ndarray) -> list[str] | None:
+    """The labels of held-out items, where the model knows labels."""
     name = model.description.label
     if not model.classes or name not in data.heldout.labels:
         return None
-    return [str(v) for v in np.asarray(data.heldout.labels[name])[rows]]
+    return [str(value) for value in np.asarray(data.heldout.labels[name])[rows]]
 
 
-def reconstructions(model: Model, data: Data) -> list[Any]:
+def heldout(data: Data, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, raw items) of evenly spaced held-out items."""
+    rows = spaced(len(data.heldout), count)
+    return rows, np.ascontiguousarray(data.heldout.data[rows])
+
+
+def reconstructions(model: Model, data: Data) -> list[Block]:
     """Held-out items and what the model makes of their codes."""
-    rows = spaced(len(data.heldout), 20 if kind_of(model.modality) == "image" else PAIRS)
-    raw = np.ascontiguousarray(data.heldout.data[rows])
+    rows, raw = heldout(data, 2 * PAIRS if kind_of(model.modality) == "image" else PAIRS)
     made = model.modality.raw(model.reconstruct(model.modality.array(raw), labels_of(model, data, rows), SEED))
     note = "Held-out items, which the model has not learned from, and what it makes of their codes."
-    return [Words(note), *_side_by_side([raw, made], [model.modality] * 2, ["held-out item", "reconstruction"])]
+    return [Words(note), side_by_side({"held-out item": raw, "reconstruction": made}, model.modality)]
 
 
-def _side_by_side(columns: list[np.ndarray], modalities: list[Any], names: list[str]) -> list[Any]:
-    """Items (N, …) and their counterparts: pictures in rows below one another, sounds and texts in columns."""
-    kind = kind_of(modalities[0])
+def side_by_side(columns: dict[str, np.ndarray], modality: Any) -> Block:
+    """Items (N, …) and their counterparts, by name: pictures in rows below one another, in the size and colours of
+    `modality`, sounds and texts in columns."""
+    kind, names, parts = kind_of(modality), list(columns), list(columns.values())
     if kind == "text":
-        texts = [lines(column) for column in columns]
-        return [Table(" → ".join(names), names, [list(row) for row in zip(*texts, strict=True)], wraps=True)]
+        return Table("", names, [list(row) for row in zip(*map(unpacked, parts), strict=True)], wraps=True)
     if kind == "audio":
-        each = list(zip(*(column[:MOST_HEARD] for column in columns), strict=True))
+        each = np.stack([part[:MOST_HEARD] for part in parts], 1)  # (N, columns, C, T)
         told = [f"{i + 1}: {name}" for i in range(len(each)) for name in names]
-        return [sounds(np.concatenate([np.stack(row) for row in each]), modalities[0], told, len(names))]
+        return shown(each.reshape(-1, *each.shape[2:]), modality, told, len(names), "")
     if kind == "points":
-        groups = {name: column[:, :2] for name, column in zip(names, columns, strict=True)}
-        return [Drawings([Drawing(scatter(groups, ", ".join(names)))], list(enumerate(groups)), wide=True)]
-    shown = modalities[-1]
-    each = [shown.stretched(column) if hasattr(shown, "stretched") else column for column in columns]
-    width = min(len(columns[0]), PAIRS)
-    parts = [np.concatenate([c[k : k + width] for c in each]) for k in range(0, len(columns[0]), width)]
-    caption = f"In each group of {len(names)} rows, from top to bottom: {', '.join(names)}."
-    return [Picture(sheet(np.concatenate(parts), getattr(shown, "items", shown), width), caption, caption)]
+        return Map(Scatter({name: part[:, :2] for name, part in columns.items()}, ", ".join(names)))
+    items = getattr(modality, "items", modality)
+    parts = [items.stretched(part) for part in parts]
+    groups = [np.concatenate([part[k : k + PAIRS] for part in parts]) for k in range(0, len(parts[0]), PAIRS)]
+    told = "From top to bottom" if len(groups) == 1 else f"In each group of {len(names)} rows, from top to bottom"
+    caption = f"{told}: {', '.join(names)}."
+    return Picture(sheet(np.concatenate(groups), items, min(len(parts[0]), PAIRS)), caption, caption)
 
 
-def translations(model: Model, data: Data) -> list[Any]:
+def translations(model: Model, data: Data) -> list[Block]:
     """Held-out items of each domain, what they become in the other, and again at home."""
     if model.domains:
-        return _conversions(model, data)
-    blocks: list[Any] = []
+        return conversions(model, data)
+    blocks: list[Block] = []
     assert data.other is not None
     for here, to, domain in (("a", "b", data), ("b", "a", data.other)):
         source, target = modality_of(model.family, here), modality_of(model.family, to)
-        raw = np.ascontiguousarray(domain.heldout.data[spaced(len(domain.heldout), PAIRS)])
+        _, raw = heldout(domain, PAIRS)
         there = model.translate(source.array(raw), to, SEED)
         back = source.raw(model.translate(there, here, SEED))
-        names = [f"held-out item of {here}", f"as {to}", f"back in {here}"]
-        blocks += [
-            Words(f"From {here} to {to} and back:"),
-            *_side_by_side([raw, target.raw(there), back], [source, target, source], names),
-        ]
+        columns = {f"held-out item of {here}": raw, f"as {to}": target.raw(there), f"back in {here}": back}
+        blocks += [Heading(f"From {here} to {to} and back"), side_by_side(columns, source)]
     return blocks
 
 
-def _conversions(model: Model, data: Data) -> list[Any]:
-    """Of a model whose labels are domains: items, and what they become in each (of sound and text in one)."""
-    kind, modality = kind_of(model.modality), model.modality
-    rows = spaced(len(data.heldout), PAIRS)
-    raw, own = np.ascontiguousarray(data.heldout.data[rows]), labels_of(model, data, rows)
-    domains = model.domains if kind == "image" else model.domains[:1]
-    if kind in ("audio", "text") and own is not None:  # the next domain of each item's own
-        known = model.domains
-        to = [known[(known.index(d) + 1) % len(known)] for d in own]
-        made = np.stack(
-            [modality.raw(model.translate(modality.array(raw[i : i + 1]), to[i], SEED))[0] for i in range(len(to))]
-        )
-        blocks = _side_by_side([raw, made], [modality] * 2, ["held-out item", "in another domain"])
-        ways = "; ".join(f"{i + 1}: {a} to {b}" for i, (a, b) in enumerate(zip(own, to, strict=True)))
-        return [Words(f"Items converted to another domain. {ways}."), *blocks]
-    made = [modality.raw(model.translate(modality.array(raw), domain, SEED)) for domain in domains[:12]]
-    names = ["held-out item", *(f"as {domain}" for domain in domains[:12])]
-    return _side_by_side([raw, *made], [modality] * (1 + len(made)), names)
+def conversions(model: Model, data: Data) -> list[Block]:
+    """Of a model whose labels are domains: pictures in each domain, sound and text in the one after their own."""
+    modality, known = model.modality, model.domains[:MOST_GROUPS]
+    rows, raw = heldout(data, PAIRS)
+    own = labels_of(model, data, rows)
+    convert = lambda items, to: modality.raw(model.translate(modality.array(items), to, SEED))
+    if kind_of(modality) == "image" or own is None:
+        return [side_by_side({"held-out item": raw} | {f"as {to}": convert(raw, to) for to in known}, modality)]
+    to = [model.domains[(model.domains.index(domain) + 1) % len(model.domains)] for domain in own]
+    made = np.concatenate([convert(raw[i : i + 1], to[i]) for i in range(len(to))])
+    ways = "; ".join(f"{i + 1}: {a} to {b}" for i, (a, b) in enumerate(zip(own, to, strict=True)))
+    columns = {"held-out item": raw, "in another domain": made}
+    return [Words(f"Items converted to another domain. {ways}."), side_by_side(columns, modality)]
 
 
-def interpolations(model: Model) -> list[Any]:
-    """Ways between random codes."""
-    kind = kind_of(model.modality)
-    ways, stations = (WAYS, STATIONS) if kind == "image" else (1, 6 if kind == "audio" else STATIONS)
-    labels = model.classes or [None]
-    parts, told = [], []
-    for k in range(ways):
-        label = labels[k * len(labels) // ways]
-        ends = model.family.codes(2, SEED + k, model.labels(label, 2)).numpy()
-        parts.append(model.modality.raw(model.interpolate(stations, SEED, ends, label)))
-        told.append(label)
-    note = "From one random code to another, along the sphere."
-    if model.classes:
-        note += f" Labels held: {', '.join(map(str, dict.fromkeys(told)))}."
-    raw = np.concatenate(parts)
-    if kind == "text":
-        return [Words(note), Texts(lines(raw))]
-    if kind == "audio":
-        return [Words(note), sounds(raw, model.modality, [f"station {i + 1} of {stations}" for i in range(stations)])]
-    if kind == "points":
-        return []
-    alt = f"{ways} interpolations, a row each, of {stations} items"
-    return [Words(note), Picture(sheet(raw, model.modality, stations), alt)]
-
-
-def code_map(model: Model, data: Data) -> list[Any]:
+def code_map(model: Model, data: Data) -> list[Block]:
     """Codes of held-out items in two dimensions, by label."""
-    rows = spaced(len(data.heldout), MAPPED)
-    items = model.modality.array(np.ascontiguousarray(data.heldout.data[rows]))
-    codes = model.encode(items, None if model.domains else labels_of(model, data, rows), SEED)
+    rows, raw = heldout(data, MAPPED)
+    codes = model.encode(model.modality.array(raw), None if model.domains else labels_of(model, data, rows), SEED)
     flat, how = projected(codes)
-    name = model.description.label or data.evaluation_label()
-    groups = {"held-out items": flat}
+    name, groups = model.description.label or data.evaluation_label(), {"held-out items": flat}
     if name in data.heldout.labels:
         groups = grouped(flat, np.asarray(data.heldout.labels[name], str)[rows])
-    by = f", coloured by {name}" if len(groups) > 1 else ""
-    told = f"Codes of {len(flat)} held-out items ({codes.shape[1]} dimensions), by {how}{by}."
-    return [Words(told), _map(groups, told)]
+        how += f", coloured by {name}"
+    told = f"Codes of {len(flat)} held-out items ({codes.shape[1]} dimensions), by {how}."
+    return [Words(told), Map(Scatter(groups, told))]
 
 
-def feature_map(made: np.ndarray, real: np.ndarray, extractor: Any, names: tuple[str, str]) -> list[Any]:
-    """Features of what a model made and of held-out data in two dimensions: where one colour is alone, the other does
-    not reach."""
-    count = min(len(made), len(real), MAPPED // 2)
-    parts = [np.asarray(extractor.features(items[spaced(len(items), count)])) for items in (made, real)]
-    flat, how = projected(np.concatenate(parts))
-    groups = {names[1]: flat[count:], names[0]: flat[:count]}
+def feature_map(model: Model, data: Data, extractors: dict[str, Any] | None) -> list[Block]:
+    """Features of what a model makes and of held-out data in two dimensions; without extractors, by one that needs no
+    training: a report is read at once."""
+    text = model.modality.suffix == ".txt"
+    seen = extractors or extractors_for("auto" if text else "random", data, None, model.family)
+    if data.other is None:
+        extractor, names, target = seen["a"], ("held-out items", "samples"), data
+        made = model.modality.raw(model.sample(MAPPED // 2, SEED))
+    else:
+        extractor, names, target = seen["b"], ("held-out items of b", "translations a to b"), data.other
+        there = model.translate(model.modality.array(heldout(data, MAPPED // 2)[1]), "b", SEED)
+        made = modality_of(model.family, "b").raw(there)
+    count = min(len(made), len(target.heldout), MAPPED // 2)
+    parts = [heldout(target, count)[1], made[spaced(len(made), count)]]
+    flat, how = projected(np.concatenate([np.asarray(extractor.features(part)) for part in parts]))
     told = f"Features ({extractor.identity}) of {count} {names[0]} and as many {names[1]}, by {how}. "
     told += "Where one colour stands alone, the other does not reach."
-    return [Words(told), _map(groups, told)]
-
-
-def _map(groups: dict[str, np.ndarray], told: str) -> Drawings:
-    legend = list(enumerate(groups)) if len(groups) > 1 else []
-    return Drawings([Drawing(scatter(groups, f"{MAP_ALT}. {told}"))], legend, wide=True)
+    return [Words(told), Map(Scatter(dict(zip(names, (flat[:count], flat[count:]), strict=True)), told))]
 
 
 def projected(values: np.ndarray) -> tuple[np.ndarray, str]:
     """(N, D) → (N, 2), and how: as they are, t-SNE where there are enough, else the two main directions."""
-    values = np.asarray(values, np.float64).reshape(len(values), -1)
-    values = values[:, values.std(0) > 1e-9] if (values.std(0) > 1e-9).sum() >= 2 else values
-    if values.shape[1] <= 2:
-        return np.pad(values, ((0, 0), (0, 2 - values.shape[1]))), "their own coordinates"
+    values = np.asarray(values, np.float64)
+    values = np.pad(values, ((0, 0), (0, max(0, 2 - values.shape[1]))))
+    if values.shape[1] == 2:
+        return values, "their own coordinates"
     centred = values - values.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     if len(values) < ENOUGH_FOR_TSNE:
