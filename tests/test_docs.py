@@ -123,7 +123,7 @@ def test_every_config_key_exists(name):
         (PAIRS["audit"], 5),
         (PAIRS["report"], 3),
         (PAIRS["health"], 8),
-    ],  # fmt: skip
+    ],
 )
 def test_both_languages_name_the_same_and_print_the_same_formulas(pair, fewest):
     one, two = (TEXT[name] for name in pair)

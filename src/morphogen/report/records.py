@@ -95,8 +95,8 @@ class Records:
 
     def findings(self) -> list[dict[str, Any]]:
         """What went wrong, each thing once, as it was last seen: {"what", "evidence", "remedy", "since", "where"}. It
-        was first seen at step `since`, and is gone since `until` if that is there; `where` is what it is about, of several
-        networks or of two directions."""
+        was first seen at step `since`, and had gone at `until`, if that is there; `where` is what it is about, of
+        several networks or of two directions."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for where, step, finding in self._seen():
             where = finding.get("where", where)
