@@ -76,24 +76,26 @@ def copies(folder: Path) -> dict[str, list[str]]:
     return trained(folder, "gan-image", str(folder / "items.npy"), 300, *GAN)
 
 
-def squares_and_noise(folder: Path) -> tuple[str, str]:
-    """Two domains between which something must be hidden: 24 grey levels in a raster, and one square on black."""
-    rng = np.random.default_rng(0)
-    raster = rng.integers(0, 255, (600, 4, 4), np.uint8).repeat(4, 1).repeat(4, 2)
-    squares = np.zeros((600, 16, 16), np.uint8)
-    for item, (top, left) in zip(squares, rng.integers(0, 10, (600, 2)), strict=True):
-        item[top : top + 6, left : left + 6] = 200
-    for name, items in (("a", raster), ("b", squares)):
-        np.save(folder / f"{name}.npy", items)
+def digits_and_shades(folder: Path) -> tuple[str, str]:
+    """Two domains between which something must be hidden: digits, and shades that run from corner to corner."""
+    from morphogen.data import open_source
+
+    items = open_source("builtin:digits").array()
+    assert items is not None
+    corners = np.random.default_rng(0).uniform(0, 255, (800, 2, 2))
+    way = np.stack([np.linspace(1, 0, 16), np.linspace(0, 1, 16)], 1)  # (16, 2)
+    shades = np.einsum("hi,nij,wj->nhw", way, corners, way).astype(np.uint8)
+    np.save(folder / "a.npy", items[:800, :, :, 0].repeat(2, 1).repeat(2, 2))
+    np.save(folder / "b.npy", shades)
     return str(folder / "a.npy"), str(folder / "b.npy")
 
 
 def hiding(hide: float) -> Callable[[Path], dict[str, list[str]]]:
     def run(folder: Path) -> dict[str, list[str]]:
-        a, b = squares_and_noise(folder)
+        a, b = digits_and_shades(folder)
         settings = [*CYCLE, f"model.hide={hide}", "terms.cycle_a.weight=20", "terms.identity_a.weight=0",
                     "terms.identity_b.weight=0"]  # fmt: skip
-        return trained(folder, "cyclegan-image", a, 600, *settings, data_b=b)
+        return trained(folder, "cyclegan-image", a, 800, *settings, data_b=b)
 
     return run
 

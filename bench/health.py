@@ -1,4 +1,4 @@
-"""What the watch over a training costs: the seconds of its parts beside those of the training.
+"""What the watch over a training costs: the processor time of its parts beside that of the training.
 
     python bench/health.py [STEPS]      alone on the machine; writes bench/health.json
 
@@ -47,11 +47,11 @@ def timed() -> Iterator[dict[str, float]]:
 
     def wrapped(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **more: Any) -> Any:
-            begin = time.perf_counter()
+            begin = time.process_time()
             try:
                 return call(*args, **more)
             finally:
-                seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begin
+                seconds[name] = seconds.get(name, 0.0) + time.process_time() - begin
 
         return run
 

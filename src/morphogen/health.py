@@ -19,7 +19,7 @@ COLLAPSED = 0.5  # nats: with less the codes say next to nothing about their ite
 SPREAD, DISTINCT = 0.4, 0.2  # of samples, relative to real items: below it they are too much alike
 MISSING = 0.1  # a class is missing when samples have less than this part of the share that real items have
 FAR, STALLED = 5.0, 3  # times the floor's FID are bad samples; measurements without a better one are a standstill
-WINNING, IDLE = 0.995, 0.55  # share of pairs that a discriminator tells apart: too many, and no more than by chance
+WINNING, IDLE = 0.995, 0.4  # share of pairs that a discriminator tells apart: too many, and fewer than by chance
 BY_HEART = 0.15  # by so much it may know training items better than held-out ones
 HOLE = 2.0  # variances of the prior by which codes of items and of the prior may lie apart in a unit
 DEAD = 0.5  # share of units that may never be positive
@@ -97,12 +97,14 @@ def game_findings(numbers: dict[str, float], family: str, augment: float | None 
         where = "" if name == "discriminator" else name
         penalty = {"critic_a": "terms.r1_a", "critic_b": "terms.r1_b"}.get(name, "terms.r1")
         standstill = f"and the samples are no better for {numbers.get('stalled', 0):.0f} measurements"
+        mode = "set augment.mode=adaptive" if family == "gan" else "set augment.mode=fixed"
+        more = mode if augment is None else "raise augment.most"
         if known - told > BY_HEART:
             found.append(
                 Finding(
                     "discriminator overfits",
                     f"it tells training items from samples in {known:.0%} of pairs, held-out items in {told:.0%}",
-                    "train with more items, or set augment.mode=" + ("adaptive" if family == "gan" else "fixed"),
+                    f"train with more items, or {more}",
                     where=where,
                     done="" if augment is None else f"augmentation adapts itself, and is at {augment:.2g}",
                 )
@@ -116,7 +118,8 @@ def game_findings(numbers: dict[str, float], family: str, augment: float | None 
                     where=where,
                 )
             )
-        if known < IDLE and stuck:
+        constant = known == told == 0.5  # the same score for whatever it sees
+        if (known < IDLE or constant) and stuck:
             found.append(
                 Finding(
                     "discriminator idle",

@@ -345,7 +345,7 @@ class Trainer:
             found = text_cycle(self.shown, side, x, other)[0]
         else:
             found = cycle_scores(self.shown, side, x, other, self.config.train.seed)[0]
-        return found | {
+        return {name: value for name, value in found.items() if not name.endswith("_error")} | {
             "kid": self.scores[f"kid_{side}_to_{to}"], "codec": float(isinstance(other, Audio)),
             "untranslated": getattr(self.scorer, "untranslated", {}).get(side, math.inf),
         }  # fmt: skip
