@@ -340,7 +340,7 @@ def test_a_damaged_model_is_one_sentence(trained, tmp_path, capsys):
 
 def test_imports_point_one_way():
     """{modalities, nets, objectives} ← families ← loop ← model ← api ← {output, cli}: nobody imports upwards."""
-    order = ["errors progress", "config", "modalities nets objectives data metrics precision run",
+    order = ["errors progress", "config", "modalities nets objectives data metrics precision run watch",
              "families recipes health", "evaluation posthoc optim vocoding", "scorecard loop", "model", "texts",
              "domains", "description judges", "assessment", "report", "api", "output", "cli"]  # fmt: skip
     level = {name: i for i, names in enumerate(order) for name in names.split()}

@@ -47,12 +47,12 @@ from morphogen.recipes import RECIPES
 from morphogen.texts import _flat
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAIRS = {name: (name, f"{name}.zh-CN") for name in ("families", "audio", "text", "audit", "report")}
+PAIRS = {name: (name, f"{name}.zh-CN") for name in ("families", "audio", "text", "audit", "report", "health")}
 TEXT = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for pair in PAIRS.values() for name in pair}
 PACKAGES = (
     "objectives", "families", "nets", "optim", "posthoc", "health", "evaluation", "metrics", "modalities", "recipes",
     "loop", "api", "model.Model", "data.dataset", "data.audio", "data.builtin", "vocoding", "assessment", "judges",
-    "domains", "description", "report",
+    "domains", "description", "report", "watch",
 )  # fmt: skip
 SECTIONS = {
     "model": {
@@ -116,7 +116,14 @@ def test_every_config_key_exists(name):
 
 @pytest.mark.parametrize(
     ("pair", "fewest"),
-    [(PAIRS["families"], 51), (PAIRS["audio"], 25), (PAIRS["text"], 0), (PAIRS["audit"], 5), (PAIRS["report"], 3)],
+    [
+        (PAIRS["families"], 51),
+        (PAIRS["audio"], 25),
+        (PAIRS["text"], 0),
+        (PAIRS["audit"], 5),
+        (PAIRS["report"], 3),
+        (PAIRS["health"], 8),
+    ],
 )
 def test_both_languages_name_the_same_and_print_the_same_formulas(pair, fewest):
     one, two = (TEXT[name] for name in pair)

@@ -9,11 +9,12 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 from morphogen.errors import MorphogenError
-from morphogen.evaluation import FLOOR, SAMPLES, HeldoutScore, class_balance, evaluate_items, table
+from morphogen.evaluation import FLOOR, SAMPLES, HeldoutScore, class_balance, evaluate_items
 from morphogen.metrics import classifier
 from morphogen.metrics.distances import frechet_distance
 from morphogen.metrics.extractors import PointFeatures, RandomFeatures, train_classifier
 from morphogen.metrics.toy import mixture_modes
+from morphogen.scorecard import table
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from morphogen.config import (
     read_yaml,
     validate,
 )
+from morphogen.data.check import facts_of
 from morphogen.description import describe
 from morphogen.domains import Data, load_data
 from morphogen.errors import MorphogenError, UsageError
@@ -37,6 +38,7 @@ from morphogen.evaluation import (
 from morphogen.families import Family
 from morphogen.families.cycle_gan import CycleGAN
 from morphogen.families.vae import VAE
+from morphogen.health import data_findings
 from morphogen.judges import extractors_for, pictures_of, teacher_of
 from morphogen.loop import (
     ENOUGH_FOR_FID,
@@ -44,6 +46,7 @@ from morphogen.loop import (
     Items,
     Silence,
     Trainer,
+    modality_of,
     spaced,
     steps_for_minutes,
 )
@@ -64,6 +67,7 @@ from morphogen.report import write_report
 from morphogen.run import RunFolder, read_json, write_json, write_text
 from morphogen.texts import train_codec, train_language_model
 from morphogen.vocoding import ready_vocoder
+from morphogen.watch import Finding, merge
 
 FITTED = 30_000  # items whose codes a post-hoc prior is fitted to
 MOST_ATTRIBUTES = 1000  # values of a label of which the model learns where they lie
@@ -191,9 +195,15 @@ def train(
     facts = data_facts(items)
     check_facts(folder, facts, going_on)
     extractors = extractors_for(config.evaluate.extractor, items, display, family)
-    scorer: Any = HeldoutScore(extractors["a"], items.heldout.data)
+    scorers = {side: heldout_score(extractors[side], d, config) for side, d in items.domains().items()}
+    scorer: Any = scorers["a"]
     if items.other is not None:
-        scorer = TranslationScore(scorer, HeldoutScore(extractors["b"], items.other.heldout.data))
+        beaten = {
+            side: modality_of(family, to).stretched(
+                d.heldout.data[spaced(len(d.heldout), config.evaluate.samples)]
+            ) for (side, d), to in zip(items.domains().items(), "ba", strict=True)
+        }  # fmt: skip
+        scorer = TranslationScore(**scorers, beaten=beaten)
     folder.create()
     folder.write_skipped(skipped)
     if config.train.tensorboard:
@@ -223,11 +233,29 @@ def train(
         loop.shown.load_state_dict(family.state_dict())
     if going_on and loop.resume():
         display.note(f"going on from step {loop.step} of {config.train.steps}")
+    if loop.step == 0:
+        folder.cut_metrics(-1)
+        loop.tell([loop.watch.keep(finding) for finding in wrong_with(items)], [])
     loop.fit()
     if config.evaluate.language_model:
         train_language_model(config, folder, train, display=display)
-    evaluation = finish(folder, config, items, extractors, scorer, loop.seconds, networks, display)
+    standing = [finding.json() for finding in loop.watch.standing.values()]
+    evaluation = finish(folder, config, items, extractors, scorer, loop.seconds, networks, display, standing)
     return Run(folder.path, config, evaluation, skipped)
+
+
+def heldout_score(extractor: Any, data: Data, config: Config) -> HeldoutScore:
+    """What scores samples of one domain while training, with the floor of as many training items."""
+    real = data.train.data[spaced(len(data.train), config.evaluate.samples)]
+    return HeldoutScore(extractor, data.heldout.data, real=real)
+
+
+def wrong_with(data: Data) -> list[Finding]:
+    """What is wrong with the items that a training begins with, of either domain."""
+    domains = data.domains()
+    found = {side: data_findings(facts_of(d.train, d.label)) for side, d in domains.items()}
+    return [replace(f, since=0, where=f.where if len(domains) == 1 else f"{side} {f.where}".strip())
+            for side, findings in found.items() for f in findings]  # fmt: skip
 
 
 def continued(config: Config, folder: RunFolder) -> Config:
@@ -307,9 +335,10 @@ def let_teach(config: Config, family: Family, data: Data, display: Display) -> N
 
 def finish(
     folder: RunFolder, config: Config, data: Data, extractors: dict[str, Any], scorer: HeldoutScore, seconds: float,
-    networks: dict[str, nn.Module] | None, display: Display,
+    networks: dict[str, nn.Module] | None, display: Display, standing: list[dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
-    """Choose the prior of a VAE's samples, then evaluate the best model in full, into RUN/evaluation.json."""
+    """Choose the prior of a VAE's samples, then evaluate the best model in full, into RUN/evaluation.json, together
+    with the findings that stood at the end of the training."""
     if not (folder.model / "weights.safetensors").exists():
         raise MorphogenError(f"No evaluation of {folder.path} gave a finite score; lower the learning rates.")
     model, settings, priors = load(folder.path, networks), config.evaluate, None
@@ -329,7 +358,9 @@ def finish(
     )
     if priors:
         result["priors"] = priors
-    result["training"] = {"minutes": round(seconds / 60, 2), "steps": config.train.steps, "recipe": config.recipe}
+    result["training"] = {"minutes": round(seconds / 60, 2), "steps": config.train.steps, "recipe": config.recipe,
+                          "health": standing}  # fmt: skip
+    merge(result, standing)
     write_json(folder.evaluation, result)
     if settings.report:
         report(folder, model, data, extractors, display)
@@ -363,7 +394,8 @@ def choose_prior(
     scores, best = {}, (np.inf, "", {}, None)
     for name, options, prior in candidates(family, train, heldout, list(config.evaluate.samplers)):
         family.sampler = prior
-        scores[name] = scorer(model.modality.raw(model.sample(config.evaluate.samples, config.train.seed)))
+        found = scorer(model.modality.raw(model.sample(config.evaluate.samples, config.train.seed)))
+        scores[name] = {key: found[key] for key in ("fid", "kid")}
         display.note(f"samples of the prior '{name}': held-out {criterion.upper()} {scores[name][criterion]:.4g}")
         if scores[name][criterion] < best[0]:
             best = scores[name][criterion], name, options, prior

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from morphogen.evaluation import (
     cycle_scores,
     evaluate_items,
     likelihood_of,
+    text_cycle,
 )
 from morphogen.families.vae import VAE
-from morphogen.health import code_findings, cycle_findings, sound_findings
+from morphogen.health import code_findings, cycle_findings, prior_findings, sound_findings
 from morphogen.judges import extractor_for, extractors_for, pictures_of, plain_modality, seen_fingerprint, teacher_of
 from morphogen.loop import (
     Display,
@@ -44,7 +46,8 @@ from morphogen.model import (
 )
 from morphogen.precision import choose
 from morphogen.run import RunFolder, model_folder, read_json
-from morphogen.texts import add_rows, add_text, rewritten, text_cycle
+from morphogen.texts import add_rows, add_text, rewritten
+from morphogen.watch import Finding, merge
 
 MOST_HEARD = 300  # held-out recordings of a domain that are converted to be listened to
 
@@ -109,6 +112,7 @@ def _evaluate_run(
     )  # fmt: skip
     if folder.evaluation.exists():
         result["training"] = read_json(folder.evaluation).get("training", {})
+        merge(result, result["training"].get("health", []))
     return result
 
 
@@ -152,6 +156,7 @@ def evaluate_model(
     result = evaluate_items(
         samples, data.train.data, data.heldout.data, extractors["a"], seed=seed, split=data.split,
         beside=through_codec(model.modality, data.train.data, count, seed), see=pictures_of(model.modality),
+        family=model.description.family,
     )  # fmt: skip
     show_galleries(result, samples, data.train.data, model.modality, galleries)
     add_modes(result, samples, data.train.spec)
@@ -174,7 +179,11 @@ def evaluate_model(
         for name, found in (("train", learned), ("heldout", result["likelihood"])):
             gap = {f"nelbo_{name}{end}": found[f"nelbo{end}"] for end in ("", "_error")}
             result["audit"]["gap"] |= gap
-        result["health"] += [f.json() for f in code_findings(result["likelihood"])]
+        drawn = model.family.diagnose(_batch(raw_known, y_known, model), _batch(raw, y, model), seed)
+        wanted = model.family.options.chosen_by != "reconstruction"
+        codes = code_findings(result["likelihood"] | drawn) + (prior_findings(drawn) if wanted else [])
+        result["health"] += [f.json() for f in codes]
+        result["looked_for"] += ["posterior collapse", "decoder ignores the codes", "prior hole"]
         if model.family.converts and y is not None:
             result["conversions"] = conversion_scores(model.family, x, y, model.classes, extractors["a"], seed)
             if data.train.space == "text":
@@ -182,6 +191,12 @@ def evaluate_model(
             if isinstance(model.modality, Audio):
                 result["heard"] = heard(model, data, seed)
     return result
+
+
+def _batch(raw: torch.Tensor, y: torch.Tensor | None, model: Model, most: int = 200) -> dict[str, torch.Tensor]:
+    """At most `most` items, evenly spaced, as `Family.diagnose` takes them."""
+    rows = torch.from_numpy(spaced(len(raw), most)).to(raw.device)
+    return {"a": model.modality.encode(raw[rows])} | ({} if y is None else {"label": y[rows]})
 
 
 def heard(model: Model, data: Data, seed: int) -> dict[str, float]:
@@ -238,13 +253,15 @@ def evaluate_translations(
         beaten |= through_codec(target, there.train.data, len(raw), seed)
         result = evaluate_items(
             made, there.train.data, there.heldout.data, features, seed=seed, split=there.split, beside=beaten,
-            see=pictures_of(target),
+            see=pictures_of(target), family=model.description.family,
         )  # fmt: skip
         show_galleries(result, made, there.train.data, target, galleries, f"-{here}-to-{to}")
         if there.train.space == "text":
             add_rows(result, made, there, len(made), seed)
         result["cycle"] = cycle_report(model.family, here, source, seed)
-        result["health"] += [f.json() for f in cycle_findings(result)]
+        result["health"] = [replace(Finding(**f), where=f"{here} to {to}").json() for f in result["health"]]
+        result["health"] += [f.json() for f in cycle_findings(result, f"{here} to {to}")]
+        result["looked_for"] += ["information hiding", "copied input", "content lost"]
         results[to] = result
     results["b"]["back"] = results["a"]
     return results["b"]

@@ -348,12 +348,15 @@ def data_check(
 ) -> None:
     """Counts, sizes, labels, duplicates, and every bad file, or line of a text, with its reason."""
     from morphogen.data import check_source, open_source
+    from morphogen.data.check import facts_of_check
     from morphogen.data.text import SPLITS
+    from morphogen.health import data_findings
     from morphogen.output import print_check
 
     if split not in SPLITS:
         raise UsageError(f"--split takes {', '.join(SPLITS)}, not '{split}'.")
     result = check_source(open_source(source, label_pattern=label_pattern, split=split), length)
+    result["health"] = [finding.json() for finding in data_findings(facts_of_check(result))]
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:

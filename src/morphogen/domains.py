@@ -51,10 +51,13 @@ class Data:
     paired: bool = False  # one of two domains: what the items are is known only where the user says so
     content: str | None = None  # the attribute that says what the items hold, where the user names one
 
+    def domains(self) -> dict[str, Data]:
+        """The domains by name: one, or two."""
+        return {"a": self} if self.other is None else {"a": self, "b": self.other}
+
     def waves(self) -> np.ndarray:
         """The training windows of all domains, of recordings."""
-        domains = [self] if self.other is None else [self, self.other]
-        return np.concatenate([d.train.data for d in domains])
+        return np.concatenate([d.train.data for d in self.domains().values()])
 
     def evaluation_label(self) -> str | None:
         """The attribute an in-domain classifier may learn, whether or not it conditions the model: the model's own, or

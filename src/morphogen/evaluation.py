@@ -18,6 +18,7 @@ from torch import Tensor
 from morphogen.errors import MorphogenError
 from morphogen.families.base import CHUNK, apart, chunks, seed_of
 from morphogen.families.vae import VAE
+from morphogen.health import variety_findings
 from morphogen.metrics.audit import SHOWN, Features, audit, plain_features
 from morphogen.metrics.distances import (
     METRICS,
@@ -29,13 +30,16 @@ from morphogen.metrics.distances import (
     kernel_distance,
     mean_and_error,
     ratio_and_error,
+    variety,
 )
 from morphogen.metrics.extractors import ClassifierFeatures, Extractor
 from morphogen.nets.translators import fitted
+from morphogen.objectives.categorical import BLANK
 
 SAMPLES, FLOOR = "samples", "real held-out data"
 FEW_ITEMS = 2000  # below, the bias of FID is no longer small
 CONFIDENT = 0.9  # probability above which the classifier counts as sure
+ENOUGH = 20  # samples of a class to be expected, so that their absence is no chance
 MOST_CLASSES, FEW_OF_A_CLASS = 50, 20  # of a table by class, and items of one that are enough for its KID
 
 
@@ -50,14 +54,16 @@ def evaluate_items(
     split: str = "as given",
     beside: dict[str, np.ndarray] | None = None,
     see: Features | None = None,
+    family: str = "",
 ) -> dict[str, Any]:
     """All `METRICS` of the samples against the held-out set, and of as many training items: the floor.
 
     Both rows use the same number of items: all samples, but no more than there are training items or `sample_count`;
     larger sets are reduced to a seeded draw. `beside`: further rows, as many items as samples. `split` says in words
     how held-out and training data were parted. `see` makes pictures of items that are none. Also: by class where the
-    extractor knows classes, the audit of `metrics.audit`, and the samples that are farthest from any data. The result
-    is plain JSON. `MorphogenError` when the sets' items differ in shape or a set is too small (6 items).
+    extractor knows classes; mode collapse, with what can be done about it in the `family`; the audit of
+    `metrics.audit`; and the samples that are farthest from any data. The result is plain JSON. `MorphogenError` when
+    the sets' items differ in shape or a set is too small (6 items).
     """
     _check_shapes({"samples": samples, "training": train, "held-out": heldout})
     count = min(len(samples), len(train), sample_count or len(samples))
@@ -75,6 +81,7 @@ def evaluate_items(
         "counts": {"samples": count, "train": len(train), "heldout": len(heldout)},
         "rows": rows,
         "health": [],
+        "looked_for": ["mode collapse"],
         "notes": _notes(count, len(samples), len(train), reference.features.shape, extractor),
         "audit": audit(ours.items, train, heldout, plain_features(see), seed),
         "failures": farthest(ours.features, np.concatenate([real.features, reference.features])),
@@ -82,24 +89,49 @@ def evaluate_items(
     for found in (*result["audit"]["closest"], *result["failures"]):
         found["sample"] = int(rows_used[found["sample"]])
     result["audit"]["gap"] = _gap(ours.features, real.features, reference.features, seed)
+    poor = variety(ours.features, reference.features)
     if ours.classes is not None:
         result["by_class"] = by_class(ours, real, reference, extractor, seed)
+        poor |= relative_shares(rows[SAMPLES]["class_shares"], rows[FLOOR]["class_shares"], count)
+    result["health"] += [f.json() for f in variety_findings(poor, family)]
     return result
 
 
 class HeldoutScore:
-    """FID and KID of samples against a held-out set whose features are computed once: for use while training."""
+    """Scores of samples against a held-out set whose features are computed once: for use while training."""
 
-    def __init__(self, extractor: Extractor, heldout: np.ndarray, seed: int = 0):
+    def __init__(self, extractor: Extractor, heldout: np.ndarray, seed: int = 0, real: np.ndarray | None = None):
+        """real: training items whose FID is the `floor`, as many as samples will come."""
         self.extractor, self.seed = extractor, seed
         self.reference = extractor.features(heldout)
         self.gaussian = gaussian(self.reference)
+        self.floor = None if real is None else frechet_between(gaussian(extractor.features(real)), self.gaussian)
+        self.shares = _class_shares(extractor, self.reference)
 
     def __call__(self, samples: np.ndarray) -> dict[str, float]:
-        """{"fid", "kid"} of samples (N, …), N ≥ 4. KID uses ten subsets: enough to follow a training, and cheap."""
+        """{"fid", "kid", …} of samples (N, …), N ≥ 4: also `variety` and, where the extractor knows classes,
+        'share/CLASS', the share of samples in it relative to that of held-out items, for the classes of which `ENOUGH`
+        samples are to be expected. KID uses ten subsets: enough to follow a training, and cheap."""
         features = self.extractor.features(samples)
         kid, _ = kernel_distance(features, self.reference, subsets=10, seed=self.seed)
-        return {"fid": frechet_between(gaussian(features), self.gaussian), "kid": kid}
+        scores = {"fid": frechet_between(gaussian(features), self.gaussian), "kid": kid}
+        ours = _class_shares(self.extractor, features)
+        return scores | variety(features, self.reference) | relative_shares(ours, self.shares, len(samples))
+
+
+def _class_shares(extractor: Extractor, features: np.ndarray) -> dict[str, float]:
+    """{class: share} of items with these features (N, d); {} where the extractor knows no classes."""
+    if not isinstance(extractor, ClassifierFeatures):
+        return {}
+    counts = np.bincount(extractor.classes_of(features), minlength=len(extractor.classes))
+    return {name: float(count / len(features)) for name, count in zip(extractor.classes, counts, strict=True)}
+
+
+def relative_shares(ours: dict[str, float], real: dict[str, float], count: int) -> dict[str, float]:
+    """'share/CLASS': the share of `count` samples that are seen in a class over that of real items, for the classes of
+    which `ENOUGH` samples are to be expected."""
+    expected = {name: share for name, share in real.items() if share * count >= ENOUGH}
+    return {f"share/{name}": ours.get(name, 0.0) / share for name, share in expected.items()}
 
 
 def likelihood_of(
@@ -191,6 +223,34 @@ def cycle_scores(family: Any, side: str, x: Tensor, other: Any, seed: int) -> tu
     return scores, back
 
 
+@torch.no_grad()
+def text_cycle(family: Any, side: str, x: Tensor, other: Any) -> tuple[dict[str, float], Tensor]:
+    """`cycle_scores` for relaxed text x (N, V, L) of domain `side`, and what came back (N, V, L).
+
+    cycle            share of the symbols that do not come back
+    cycle_quantised  the same when the translation is written down as text on the way; cycle_noisy is that, too: text
+                     has nothing fainter than a symbol
+    copy             share of the symbols that the translation leaves as they are
+    content_kept     1 − cycle_quantised
+    """
+    written = lambda there: other.encode(torch.from_numpy(other.stored(other.decode(there)))).to(there.device)
+    ends = {}
+    for name, spoil in (("cycle", lambda there: there), ("cycle_quantised", written)):
+        ways = [family.there_and_back(part.to(family.device), side, spoil) for part in x.split(CHUNK)]
+        ends[name] = tuple(torch.cat(parts).cpu() for parts in zip(*ways, strict=True))
+    said = x.argmax(1) != BLANK
+    scores = {name: 1 - _same(back, x, said) for name, (_, back) in ends.items()}
+    texts = family.modality if side == "a" else family.other
+    written_out = texts.encode(torch.from_numpy(texts.stored(texts.stretched(other.decode(ends["cycle"][0])))))
+    scores |= {"cycle_noisy": scores["cycle_quantised"], "copy": _same(written_out, x, said)}
+    return scores | {"content_kept": 1 - scores["cycle_quantised"]}, ends["cycle"][1]
+
+
+def _same(one: Tensor, other: Tensor, where: Tensor) -> float:
+    """The share of equal symbols of (N, V, L), of those places `where` (N, L)."""
+    return float((one.argmax(1) == other.argmax(1))[where].float().mean())
+
+
 def _partners(count: int, seed: int) -> Tensor:
     """For each of `count` items another one, at random: neighbours in a folder are of one class."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(seed, "partners")))
@@ -252,8 +312,12 @@ def _in_style(family: Any, x: Tensor, to: str, seed: int) -> Tensor:
 class TranslationScore:
     """`HeldoutScore` for two domains: translations are compared with the held-out items of the domain they went to."""
 
-    def __init__(self, a: HeldoutScore, b: HeldoutScore):
+    def __init__(self, a: HeldoutScore, b: HeldoutScore, beaten: dict[str, np.ndarray] | None = None):
+        """beaten: items of each domain in the form of the other one, untranslated: their KID is to be beaten."""
         self.of = {"a": a, "b": b}
+        self.floor = None if a.floor is None or b.floor is None else (a.floor + b.floor) / 2
+        there = {"a": b, "b": a}
+        self.untranslated = {side: there[side](items)["kid"] for side, items in (beaten or {}).items()}
 
     def __call__(self, items: np.ndarray, to: str) -> dict[str, float]:
         """{"fid", "kid"} of items (N, …) in domain `to`."""

@@ -80,7 +80,7 @@ def extractors_for(
 ) -> dict[str, Any]:
     """The feature extractors of the domains, {'a': …} or {'a': …, 'b': …}: each its own, but where the meaning of one
     domain is known and that of the other is not, both are seen by the classifier that knows."""
-    domains = {"a": data} if data.other is None else {"a": data, "b": data.other}
+    domains = data.domains()
     taught = [d for d in domains.values() if d.paired and d.label is not None]
     found, see = {}, pictures_of(family.modality) if family is not None else None
     for side, domain in domains.items():

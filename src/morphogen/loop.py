@@ -27,18 +27,22 @@ from morphogen.config import Config
 from morphogen.data import Dataset, batch_indices
 from morphogen.data.dataset import JOINED
 from morphogen.errors import MorphogenError
+from morphogen.evaluation import cycle_scores, text_cycle
 from morphogen.families import Family, Turn
 from morphogen.families.base import CHUNK, seed_of
-from morphogen.health import code_findings
+from morphogen.health import divergence, overfitting, training_findings
+from morphogen.modalities import Audio
 from morphogen.optim import Average, Guard, guarded_step, lr_factor, optimizer, term_weight
 from morphogen.precision import Precision
 from morphogen.run import RunFolder
+from morphogen.watch import Finding, Watch
 
 ENOUGH_FOR_FID = 1000  # held-out items; with fewer, FID's covariance is noise, and the unbiased KID chooses the best
 CHECK_EVERY = 20  # steps between looks at the guard; fixed, since what follows from it must not depend on settings
 LR_AFTER_ROLLBACK = 0.3
 MOST_ROLLBACKS = 10
 MEASURED = 1000  # held-out items on which a family measures itself at each evaluation
+DIAGNOSED, WENT_ROUND = 200, 100  # items of which `Family.diagnose` is asked, and whose cycles are looked at
 TRIAL_STEPS = (8, 16, 5)  # for --minutes: warm-up, then so many steps a round, so many rounds
 
 
@@ -181,6 +185,7 @@ class Trainer:
         self.step, self.rollbacks, self.lr_scale = 0, 0, 1.0
         self.best: dict[str, Any] = {}
         self.scores: dict[str, float] = {}
+        self.watch = Watch()
         self.seconds = 0.0
         self.stop_signal: int | None = None
 
@@ -296,18 +301,87 @@ class Trainer:
         begin = time.perf_counter()
         self.sync_shown()
         self.scores = self.measure()
+        health = self.diagnose() if self.scores else {}
         score = self.scores.get(self.criterion, math.inf)
         if math.isfinite(score) and (not self.best or score < self.best["score"]):
             self.best = {"score": score, "step": self.step}
             self.folder_write(lambda: self.save_model(self.shown, self.step, self.scores))
         row = {"step": self.step} | _finite({f"heldout/{k}": v for k, v in self.scores.items()})
+        row |= _finite({f"health/{k}": v for k, v in health.items()})
         self.folder_write(lambda: self.folder.append_metrics(row))
         self.folder_write(self.preview)
         best = f"{self.best['score']:.4g} at step {self.best['step']}" if self.best else "none yet"
         self.display.note(f"step {self.step}: held-out {self.criterion.upper()} {score:.4g}, best {best}")
-        for finding in code_findings(self.scores):
-            self.display.note(f"step {self.step}: {finding.sentence()}")
+        self.check(score, health)
         self.seconds += time.perf_counter() - begin
+
+    # ---- health ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def diagnose(self) -> dict[str, float]:
+        """What shows whether the family learns as it should: `Family.diagnose` on a few items; of two data sets also
+        how honest the cycles of held-out items are."""
+        found = self.shown.diagnose(self._some(0), self._some(1), self.config.train.seed)
+        for side, to in (("a", "b"), ("b", "a")) if self.other is not None else ():
+            found |= {f"{side} to {to}/{name}": value for name, value in self._honesty(side, to).items()}
+        return found
+
+    def _some(self, part: int) -> dict[str, Tensor]:
+        """A few training (part 0) or held-out items (1), as a batch."""
+        items = (self.items, self.heldout)[part]
+        raw, y = items.take(spaced(len(items), DIAGNOSED))
+        batch = {"a": self.modality.encode(raw)} | ({} if y is None else {"label": y})
+        if self.other is not None:
+            raw, _ = self.other[part].take(spaced(len(self.other[part]), DIAGNOSED))
+            batch |= {"b": self.family.other.encode(raw)}
+        return batch
+
+    def _honesty(self, side: str, to: str) -> dict[str, float]:
+        """The cycle's scores of held-out items of one domain, and the KID of them as they are and of translations."""
+        assert self.other is not None
+        items, other = self.heldout if side == "a" else self.other[1], modality_of(self.shown, to)
+        x = modality_of(self.shown, side).encode(items.take(spaced(len(items), WENT_ROUND))[0])
+        if x.is_floating_point() and x.dim() == 3:
+            found = text_cycle(self.shown, side, x, other)[0]
+        else:
+            found = cycle_scores(self.shown, side, x, other, self.config.train.seed)[0]
+        return {name: value for name, value in found.items() if not name.endswith("_error")} | {
+            "kid": self.scores[f"kid_{side}_to_{to}"], "codec": float(isinstance(other, Audio)),
+            "untranslated": getattr(self.scorer, "untranslated", {}).get(side, math.inf),
+        }  # fmt: skip
+
+    def check(self, score: float, health: dict[str, float]) -> None:
+        """Judge what was measured, and tell what has begun and what has gone."""
+        numbers, floor = self.scores | health, getattr(self.scorer, "floor", None)
+        skipped = sum(float(g.state["skipped"]) for g in self.guards.values())
+        before, at = self.watch.skipped
+        self.watch.skipped = skipped, self.step
+        numbers |= {"skipped": skipped - before, "updates": float(len(self.guards) * (self.step - at))}
+        numbers |= {"stalled": self.watch.better(score)} | ({} if floor is None else {"floor": floor})
+        found = training_findings(numbers, self._ways())
+        if "train_nelbo" in numbers:
+            self.watch.bounds.append((self.step, numbers["train_nelbo"], numbers["nelbo"]))
+            found += overfitting(self.watch.bounds, numbers["nelbo_error"], self.best)
+        self.tell(*self.watch.see(self.step, found))
+
+    def _ways(self) -> dict[str, Any]:
+        """What the findings have to know of the settings."""
+        options, adapts = self.family.options, self.config.augment.mode == "adaptive"
+        return {
+            "family": self.config.family, "augment": self.family.numbers.get("augment") if adapts else None,
+            "sampled": getattr(options, "chosen_by", "nelbo") != "reconstruction",
+            "samplers": self.config.evaluate.samplers,
+        }  # fmt: skip
+
+    def tell(self, begun: list[Finding], gone: list[Finding]) -> None:
+        """Findings that have begun or gone go to the display and into metrics.jsonl."""
+        if begun or gone:
+            row = {"step": self.step, "health": [f.json() for f in (*begun, *gone)]}
+            self.folder_write(lambda: self.folder.append_metrics(row))
+        for finding in begun:
+            self.display.note(f"step {self.step}: health: {finding.sentence()}")
+        for finding in gone:
+            self.display.note(f"step {self.step}: health: {finding.name} has gone; it stood since step {finding.since}")
 
     def measure(self) -> dict[str, float]:
         """The scores of the averaged model: of its samples, and the family's own of held-out items; none when a
@@ -381,6 +455,9 @@ class Trainer:
         every = [w.data for ws in self.parameters.values() for w in ws]
         return float(torch.nn.utils.get_total_norm(every))
 
+    def _largest_norm(self) -> float:
+        return self.config.train.explode * (self.size + 1)
+
     def _healthy(self) -> bool:
         """No long streak of skipped updates, no weight or running statistic gone astray."""
         if any(float(g.state["streak"]) >= self.config.train.patience for g in self.guards.values()):
@@ -388,7 +465,7 @@ class Trainer:
         buffers = [b for b in self.family.buffers() if b.is_floating_point()]
         if buffers and not math.isfinite(float(torch.nn.utils.get_total_norm(buffers))):
             return False
-        return self._weights_norm() < self.config.train.explode * (self.size + 1)
+        return self._weights_norm() < self._largest_norm()
 
     def _roll_back(self) -> None:
         """Back to the last checkpoint, with other random draws and lower learning rates."""
@@ -396,14 +473,17 @@ class Trainer:
         if rollbacks > MOST_ROLLBACKS:
             lrs = ", ".join(f"players.{p}.lr={s.lr:g}" for p, s in self.config.players.items())
             raise MorphogenError(f"Training diverged {rollbacks} times, last at step {failed}; lower {lrs}.")
-        best = self.best
+        best, norm = self.best, (self._weights_norm(), self._largest_norm())
+        streak = max(float(g.state["streak"]) for g in self.guards.values())
         if not self.resume(every=self.every(self.config.train.checkpoint_every)):
             raise MorphogenError(f"Training diverged at step {failed} and no checkpoint is there to go back to.")
         self.rollbacks, self.lr_scale, self.best = rollbacks, scale, best  # RUN/model is still that best one
+        finding = self.watch.keep(divergence(failed, self.step, scale, self.config.family, best, norm, streak))
         self.checkpoint(always=True)  # so that a kill now does not forget the lesson
         text = f"training diverged at step {failed}: back to step {self.step}, learning rates times {scale:.2g}"
-        self.folder_write(lambda: self.folder.append_metrics({"step": self.step, "rollback": text}))
-        self.display.note(text)
+        row = {"step": self.step, "rollback": text, "health": [finding.json()]}
+        self.folder_write(lambda: self.folder.append_metrics(row))
+        self.display.note(f"{text}; {finding.remedy}")
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -419,6 +499,7 @@ class Trainer:
         numbers = {
             "step": self.step, "rollbacks": self.rollbacks, "lr_scale": self.lr_scale, "best": self.best,
             "scores": self.scores, "numbers": self.family.numbers, "seconds": self.seconds, "size": self.size,
+            "watch": self.watch.state(),
         }  # fmt: skip
         return tensors, numbers
 
@@ -438,6 +519,7 @@ class Trainer:
         self.step, self.rollbacks, self.lr_scale = numbers["step"], numbers["rollbacks"], numbers["lr_scale"]
         self.best, self.scores, self.seconds = numbers["best"], numbers["scores"], numbers["seconds"]
         self.family.numbers, self.size = dict(numbers["numbers"]), numbers["size"]
+        self.watch.restore(numbers.get("watch", {}))
 
     def checkpoint(self, always: bool = False) -> None:
         """Save `state`; unless `always`, not when it is on disk already or updates are being skipped right now."""

@@ -21,6 +21,7 @@ from morphogen.domains import read_for
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.modalities.text import write_lines
 from morphogen.model import Model
+from morphogen.watch import Finding
 
 SHEET_COLUMNS = 10  # items in a row of FILE.png
 
@@ -162,8 +163,10 @@ def print_check(result: dict[str, Any]) -> None:
     from rich.pretty import pprint
 
     console = Console()
-    bad_files = result.pop("bad_files")
+    bad_files, health = result.pop("bad_files"), result.pop("health")
     pprint(result, console=console, expand_all=True, max_length=60)
     for path, reason in bad_files:
         print(f"{path}: {reason}")  # a long path must not be broken into lines
+    for finding in health:
+        console.print(Finding(**finding).sentence(), style="bold", markup=False)
     console.print(result["why"], style="bold")

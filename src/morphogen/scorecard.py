@@ -11,8 +11,8 @@ from typing import Any
 from rich.table import Table
 
 from morphogen.evaluation import FLOOR, SAMPLES
-from morphogen.health import Finding
 from morphogen.metrics.text import LONG
+from morphogen.watch import Finding
 
 HEADINGS = {"fid": "FID", "kid": "KID", "precision": "prec.", "recall": "rec.", "density": "dens.", "coverage": "cov.",
             "class_entropy": "entropy", "confident": "conf."}  # fmt: skip
@@ -58,7 +58,9 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     return found["a_to_b"] | {
         "scores": {f"{name}_{way}": v for way, part in found.items() for name, v in part["scores"].items()},
         "audit": min((part["audit"] for part in found.values()), key=lambda a: a["p"]),
-        "health": [f | {"direction": way} for way, part in found.items() for f in part["health"]],
+        "health": [
+            f if f.get("where") == "" else f | {"direction": way} for way, part in found.items() for f in part["health"]
+        ],
         "extractor": " and ".join(dict.fromkeys(part["extractor"] for part in found.values())),
     }
 

@@ -15,17 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from morphogen.config import Config, dump_yaml, read_yaml, validate
 from morphogen.data.dataset import JOINED
 from morphogen.data.text import unpacked
 from morphogen.evaluation import FLOOR, SAMPLES
-from morphogen.families.base import CHUNK
 from morphogen.loop import spaced
 from morphogen.metrics.text import DEEP, TextScores, common_words, text_classifier, words_kept
 from morphogen.model import Model, load
-from morphogen.objectives.categorical import BLANK
 from morphogen.run import RunFolder, model_folder, read_json, write_text
 
 LANGUAGE_MODEL, CODEC = "language_model", "codec"
@@ -154,29 +151,6 @@ def draw_curve(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-@torch.no_grad()
-def text_cycle(family: Any, side: str, x: Tensor, other: Any) -> tuple[dict[str, float], Tensor]:
-    """`evaluation.cycle_scores` for relaxed text x (N, V, L) of domain `side`, and what came back (N, V, L).
-
-    cycle            share of the symbols that do not come back
-    cycle_quantised  the same when the translation is written down as text on the way; cycle_noisy is that, too: text
-                     has nothing fainter than a symbol
-    copy             share of the symbols that the translation leaves as they are
-    content_kept     1 − cycle_quantised
-    """
-    written = lambda there: other.encode(torch.from_numpy(other.stored(other.decode(there)))).to(there.device)
-    ends = {}
-    for name, spoil in (("cycle", lambda there: there), ("cycle_quantised", written)):
-        ways = [family.there_and_back(part.to(family.device), side, spoil) for part in x.split(CHUNK)]
-        ends[name] = tuple(torch.cat(parts).cpu() for parts in zip(*ways, strict=True))
-    said = x.argmax(1) != BLANK
-    scores = {name: 1 - _same(back, x, said) for name, (_, back) in ends.items()}
-    texts = family.modality if side == "a" else family.other
-    written_out = texts.encode(torch.from_numpy(texts.stored(texts.stretched(other.decode(ends["cycle"][0])))))
-    scores |= {"cycle_noisy": scores["cycle_quantised"], "copy": _same(written_out, x, said)}
-    return scores | {"content_kept": 1 - scores["cycle_quantised"]}, ends["cycle"][1]
-
-
 MOST_REWRITTEN = 1000  # held-out items that are converted to be judged
 COMMON = 50  # most frequent words, which say little of what a sentence is about
 
@@ -219,8 +193,3 @@ def _brought(model: Model, items: np.ndarray, to: np.ndarray, seed: int) -> np.n
     for goal in np.unique(to):
         made[to == goal] = model.translate(items[to == goal], str(goal), seed)
     return made
-
-
-def _same(one: Tensor, other: Tensor, where: Tensor) -> float:
-    """The share of equal symbols of (N, V, L), of those places `where` (N, L)."""
-    return float((one.argmax(1) == other.argmax(1))[where].float().mean())

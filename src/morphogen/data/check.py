@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from morphogen.data.dataset import map_ordered, refusal
+from morphogen.data.dataset import Dataset, map_ordered, refusal
 from morphogen.data.images import BadItem
 from morphogen.data.sources import Source, row_keys
 from morphogen.data.text import too_long
 
 _CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
 _OTHERS = {1: lambda shape: "points", 2: lambda shape: f"{shape[1]} of sound"}
+Extent = tuple[np.ndarray, np.ndarray]  # lowest and highest value (C,) of each channel or coordinate
+_BLOCK = 256
 _TOP_SIZES, _TOP_LABELS, _EXAMPLES = 10, 50, 20
 
 
@@ -27,18 +29,21 @@ def check_source(source: Source, length: int | None = None) -> dict[str, Any]:
     channels: {"grey" | "RGB" | "RGBA" | "points" | "1 of sound": count}; nothing for text.
     labels: attribute → {"distinct", "counts": {value: count} of the 50 most frequent}, over the good items.
     duplicates: {"groups", "items": copies beyond the first in each, "examples": [[name, …], …]}, of equal pixels.
-    constant: number of items that are a single value throughout. bad_files: [[absolute path, reason], …].
+    constant: number of items that are a single value throughout. flat: {"channels": [0, …], "of": C}, the channels or
+        coordinates that have one value in all items, and how many there are; None for text, or where their number
+        differs. bad_files: [[absolute path, reason], …].
     would_train: whether `prepare` with its defaults accepts the source; why: the sentence that says so.
     """
     seen: dict[bytes, list[str]] = defaultdict(list)
     shapes: Counter[tuple[int, ...]] = Counter()
     bad: dict[int, str] = too_long(source, length) if source.space == "text" else {}
-    constant = 0
+    constant, extents = 0, list[Extent]()
     for i, result in enumerate(map_ordered(lambda i: bad.get(i) or _look(source, i), len(source))):
         if isinstance(result, str):
             bad[i] = result
             continue
-        key, shape, is_constant = result
+        key, shape, is_constant, extent = result
+        extents = joined(extents, extent)
         seen[key].append(source.names[i])
         shapes[shape] += 1
         constant += is_constant
@@ -55,14 +60,61 @@ def check_source(source: Source, length: int | None = None) -> dict[str, Any]:
         "labels": {name: _label_table(column, bad) for name, column in source.labels.items()},
         "duplicates": _duplicates(list(seen.values())),
         "constant": constant,
+        "flat": flat(extents),
         "bad_files": [[source.paths[i] or source.names[i], why] for i, why in sorted(bad.items())],
         "would_train": reason is None,
         "why": reason or f"{good} of {len(source)} items are readable, which is enough to train on",
     }
 
 
-def _look(source: Source, i: int) -> tuple[bytes, tuple[int, ...], bool] | str:
-    """(hash of content and shape, shape, whether all values are equal) of item i, or the reason why it is bad."""
+def facts_of_check(result: dict[str, Any]) -> dict[str, Any]:
+    """What `health.data_findings` asks of a source, out of `check_source`."""
+    tables = {name: t["counts"] for name, t in result["labels"].items() if 1 < t["distinct"] <= _TOP_LABELS}
+    return {
+        "total": result["good"], "duplicates": result["duplicates"]["items"], "constant": result["constant"],
+        "flat": result["flat"], "classes": tables,
+    }  # fmt: skip
+
+
+def facts_of(dataset: Dataset, label: str | None) -> dict[str, Any]:
+    """What `health.data_findings` asks of items (N, …) that are ready for training; label: the one that conditions."""
+    keys = set(row_keys(np.asarray(dataset.data)))
+    extents, constant = list[Extent](), 0
+    for start in range(0, len(dataset), _BLOCK):
+        block = np.asarray(dataset.data[start : start + _BLOCK])
+        whole = block.reshape(len(block), -1)
+        constant += 0 if whole.shape[1] == 1 else int((whole.min(1) == whole.max(1)).sum())
+        if dataset.space != "text":
+            axes = tuple(k for k in range(block.ndim) if k != 1)
+            extents = joined(extents, (block.min(axes), block.max(axes)))
+    counts = {} if label is None else Counter(map(str, dataset.labels[label]))
+    return {
+        "total": len(dataset), "duplicates": len(dataset) - len(keys), "constant": constant, "flat": flat(extents),
+        "classes": {label: dict(counts)} if label is not None else {},
+    }  # fmt: skip
+
+
+def joined(extents: list[Extent], more: Extent | None) -> list[Extent]:
+    """The extents so far, one for each number of channels, with those of further items; None adds nothing."""
+    if more is None:
+        return extents
+    for k, (low, high) in enumerate(extents):
+        if len(low) == len(more[0]):
+            return [*extents[:k], (np.minimum(low, more[0]), np.maximum(high, more[1])), *extents[k + 1 :]]
+    return [*extents, more]
+
+
+def flat(extents: list[Extent]) -> dict[str, Any] | None:
+    """{"channels": those with one value in all items, "of": how many there are}; None where items differ in that."""
+    if len(extents) != 1:
+        return None
+    low, high = extents[0]
+    return {"channels": np.flatnonzero(low == high).tolist(), "of": len(low)}
+
+
+def _look(source: Source, i: int) -> tuple[bytes, tuple[int, ...], bool, Extent | None] | str:
+    """(hash of content and shape, shape, whether all values are equal, extent) of item i, or the reason why it is
+    bad."""
     try:
         item = source.load(i)
     except BadItem as error:
@@ -70,7 +122,9 @@ def _look(source: Source, i: int) -> tuple[bytes, tuple[int, ...], bool] | str:
     if source.space == "audio" and item.ndim == 1:
         item = item[:, None]
     key = row_keys([item])[0] + repr(item.shape).encode()
-    return key, item.shape, bool((item == item.flat[0]).all())
+    axes = tuple(range(item.ndim - 1))
+    extent = None if source.space == "text" else (item.min(axes), item.max(axes))
+    return key, item.shape, item.size > 1 and bool((item == item.flat[0]).all()), extent
 
 
 _UNITS = {"text": "bytes", "audio": "samples"}  # of an item's length

@@ -166,6 +166,11 @@ class Family(nn.Module, ABC):
         """The family's own held-out scores of items x (N, *space), lower better where one is its `criterion`."""
         return {}
 
+    def diagnose(self, train: dict[str, Tensor], heldout: dict[str, Tensor], seed: int) -> dict[str, float]:
+        """Numbers by which `health.training_findings` sees that something goes wrong, of some training and held-out
+        items, keyed as in `losses`; nothing is learned and no state is changed."""
+        return {}
+
     def noise(self, count: int, seed: int, temperature: float = 1.0, truncation: float | None = None) -> Tensor:
         """Latent noise (count, Z): rows are a function of (seed, row), whatever the count."""
         chunks = []

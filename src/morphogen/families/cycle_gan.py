@@ -24,8 +24,9 @@ from torch.nn import functional as F
 
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
-from morphogen.families.base import Family, Turn, chunks
+from morphogen.families.base import CHUNK, Family, Turn, chunks, seed_of
 from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, judge, slope_penalty, spread_of, whole
+from morphogen.families.diagnosis import Activity, judged, unlike
 from morphogen.nets import (
     DISCRIMINATORS,
     ENCODERS,
@@ -465,6 +466,40 @@ class CycleGAN(Family):
         """Mean absolute error of the cycle a → b → a on held-out items."""
         back = [self._back(part, label) for _, part, label in chunks(x, y)]
         return {"cycle_a": float((torch.cat(back) - x).abs().mean())}
+
+    @torch.no_grad()
+    def diagnose(self, train: dict[str, Tensor], heldout: dict[str, Tensor], seed: int) -> dict[str, float]:
+        """What each critic knows of its domain and of translations; of noise also what either cycle loses, as
+        `diagnosis.unlike` counts it; dead units of the networks between the domains."""
+        y, known_y, seen = heldout.get("label"), train.get("label"), Activity()
+        if self.other is None:
+            noise = [self.noise(len(b["a"]), seed_of(seed, "diagnosis", k)).to(self.device)
+                     for k, b in enumerate((train, heldout))]  # fmt: skip
+            train, heldout = ({**b, "b": z} for b, z in zip((train, heldout), noise, strict=True))
+        else:
+            y = known_y = None
+        count = min(len(heldout["a"]), len(heldout["b"]))
+        a, b = heldout["a"][:count], heldout["b"][:count]
+        made: dict[str, list[Tensor]] = {"a": [], "b": []}
+        for start, part, label in chunks(a, y):
+            seen.again()
+            with seen:
+                made["a"].append(self.translate_a(b[start : start + CHUNK], label))
+                made["b"].append(self.translate_b(part, label))
+        fakes = {side: torch.cat(parts) for side, parts in made.items()}
+        found = seen.numbers()
+        for side, unseen in (("a", a), ("b", b)):
+            critic = getattr(self, f"critic_{side}")
+            logits = [
+                torch.cat([whole(critic(part, label)) for _, part, label in chunks(x, its)])
+                for x, its in ((train[side], known_y), (unseen, y), (fakes[side], y))
+            ]
+            found |= judged(f"critic_{side}", *logits)
+        if self.other is None:
+            back_a = torch.cat([self.translate_a(part, label) for _, part, label in chunks(fakes["b"], y)])
+            back_b = torch.cat([self.translate_b(part, label) for _, part, label in chunks(fakes["a"], y)])
+            found |= {"lost/a": unlike(a, back_a), "lost/b": unlike(b, back_b)}
+        return found
 
     def _back(self, a: Tensor, y: Tensor | None) -> Tensor:
         """Items a (B, *space_a) after the way to b and back."""

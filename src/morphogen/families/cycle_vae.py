@@ -26,6 +26,7 @@ from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
 from morphogen.families.base import Turn, apart, chunks, seed_of
 from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, judge, slope_penalty, spread_of, whole
+from morphogen.families.diagnosis import judged, unlike
 from morphogen.families.vae import VAE, Explanation, VAEOptions
 from morphogen.nets import ENCODERS, PATCH_CRITICS, build_network
 from morphogen.objectives.adversarial import LOSSES
@@ -260,6 +261,25 @@ class CycleVAE(VAE):
         """The VAE's scores, and how far x₁ is from x in items that have gone round once, by posterior means."""
         back = [self._once_round(part, label) for _, part, label in chunks(x, y)]
         return super().measure(x, y, seed) | {"cycle": float(apart(torch.cat(back), x).mean())}
+
+    @torch.no_grad()
+    def diagnose(self, train: dict[str, Tensor], heldout: dict[str, Tensor], seed: int) -> dict[str, float]:
+        """The VAE's numbers; between domains also how much a conversion differs from the item in its own domain
+        (`changed`, see `diagnosis.unlike`), and what the critic knows of items and of conversions."""
+        found = super().diagnose(train, heldout, seed)
+        x, y = heldout["a"], heldout.get("label")
+        if not self.classes or y is None:
+            return found
+        to = self.others(y, seed)
+        made = self.converted(x, y, seed)
+        same = torch.cat([self.convert(part, own) for _, part, own in chunks(x, y) if own is not None])
+        if same.is_floating_point():
+            found["changed"] = unlike(same, made)
+        if "critic" in self.players["discriminator"]:
+            sets = (train["a"], train["label"]), (x, y), (made, to)
+            logits = [torch.cat([whole(self.critic(p, own)) for _, p, own in chunks(*pair)]) for pair in sets]
+            found |= judged("critic", *logits)
+        return found
 
     def _once_round(self, x: Tensor, y: Tensor | None) -> Tensor:
         """Items (B, *space) converted to the next domain and back, or, of one data set, reconstructed twice."""

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
-from morphogen.families.base import Family, Turn, chunks
+from morphogen.families.base import CHUNK, Family, Turn, chunks, seed_of
 from morphogen.families.critic import CriticOptions, fooling, judge, slope_penalty, spread_of
+from morphogen.families.diagnosis import Activity, judged
 from morphogen.nets import DISCRIMINATORS, GENERATORS, build_network
 from morphogen.objectives.adversarial import LOSSES, unit_slope
 
@@ -148,6 +149,21 @@ class GAN(Family):
             return torch.sigmoid(logits - self._mean_fake_logit(None))
         base = torch.stack([self._mean_fake_logit(k) for k in range(self.classes)])
         return torch.sigmoid(logits - base[y])
+
+    @torch.no_grad()
+    def diagnose(self, train: dict[str, Tensor], heldout: dict[str, Tensor], seed: int) -> dict[str, float]:
+        """What the discriminator knows of items and of samples of the same labels; dead units of both networks."""
+        y, seen = heldout.get("label"), Activity()
+        noise = self.noise(len(heldout["a"]), seed_of(seed, "diagnosis")).to(self.device)
+        logits: list[list[Tensor]] = [[], [], []]
+        for start, unseen, label in chunks(heldout["a"], y):
+            seen.again()
+            with seen:
+                fake = self.generate(noise[start : start + CHUNK], label)
+                logits[1].append(self.discriminator(unseen, label))
+            logits[2].append(self.discriminator(fake, label))
+        logits[0] = [self.discriminator(part, label) for _, part, label in chunks(train["a"], train.get("label"))]
+        return judged("discriminator", *map(torch.cat, logits)) | seen.numbers()
 
     def _mean_fake_logit(self, label: int | None, count: int = 500) -> Tensor:
         """The mean logit () of samples of one label."""

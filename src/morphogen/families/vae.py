@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from morphogen.config import AugmentConfig, Section, near
 from morphogen.errors import UsageError
 from morphogen.families.base import CHUNK, Family, Turn, chunks, rows_of_noise, seed_of
+from morphogen.families.diagnosis import Activity
 from morphogen.nets import DECODERS, ENCODERS, PRIORS, build_network
 from morphogen.nets.ladder import LadderDecoder, Posterior
 from morphogen.nets.text import SilentEncoder
@@ -340,6 +341,41 @@ class VAE(Family):
         if len(units) > 1:
             scores |= {f"kl/{k}": float(v) for k, v in enumerate(units)}
         return scores
+
+    @torch.no_grad()
+    def diagnose(self, train: dict[str, Tensor], heldout: dict[str, Tensor], seed: int) -> dict[str, float]:
+        """The bound of training items, and what the codes are worth on held-out ones:
+
+        train_nelbo  the bound of training items, to be compared with its own course
+        by_code      nats by which the decoder explains items better with their own codes than with others'
+        prior_gap    mean over the units of W₂² between codes of items and of the prior, less that of two draws of the
+                     prior; of the top layer, in units of the prior's variance
+        """
+        x, y, seen = heldout["a"], heldout.get("label"), Activity()
+        better, codes = [], []
+        for start, part, label in chunks(x, y):
+            part = self._seen(part, seed_of(seed, start))
+            seen.again()
+            with seen:
+                one = self.explain(
+                    self.encoder(part, label), label, self.noise(len(part), seed_of(seed, start)).to(x.device)
+                )
+            other = self.decoder(one.code.roll(len(part) // 2, 0), label)
+            better.append(self.likelihood(one.output).log_prob(part) - self.likelihood(other).log_prob(part))
+            codes.append(one.code[:, : self.top_dim])
+        found = seen.numbers()
+        if self.options.posterior == "point" or isinstance(self.encoder, SilentEncoder):
+            return found  # there is no bound, or no code
+        found["train_nelbo"] = self.measure(train["a"], train.get("label"), seed)["nelbo"]
+        found["by_code"] = float(torch.cat(better).mean())
+        drawn = [self.codes(len(x), seed_of(seed, k), y)[:, : self.top_dim] for k in ("one", "two")]
+        gap = [_transport(z, drawn[0]) / drawn[0].var().clamp_min(1e-8) for z in (torch.cat(codes).cpu(), drawn[1])]
+        return found | {"prior_gap": float(gap[0] - gap[1])}
+
+
+def _transport(z: Tensor, other: Tensor) -> Tensor:
+    """Mean over the units of W₂² between the marginals of two sets of codes (N, Z)."""
+    return (z.sort(0).values - other.sort(0).values).square().mean()
 
 
 def _check_kinds(options: VAEOptions, rank: int) -> None:

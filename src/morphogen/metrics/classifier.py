@@ -77,6 +77,12 @@ class ClassifierFeatures:
         """float32 (N, K), rows sum to 1, columns in the order of `classes`."""
         return batched(lambda x: self.net(self._input(x)).softmax(dim=1), self.see(items), self.device)
 
+    def classes_of(self, features: np.ndarray) -> np.ndarray:
+        """The class (N,) seen in items of these features (N, 64)."""
+        with torch.no_grad():
+            logits = self.net.head(F.relu(torch.from_numpy(features).to(self.device)))
+        return logits.argmax(1).cpu().numpy()
+
     def _input(self, x: Tensor) -> Tensor:
         return to_unit(shrink(x, SIDE)).contiguous(memory_format=torch.channels_last)
 

@@ -132,6 +132,26 @@ def precision_recall_density_coverage(
     return found
 
 
+def variety(samples: np.ndarray, real: np.ndarray, most: int = 500) -> dict[str, float]:
+    """How varied samples (N, d) are, beside real items (M, d): below 1 they are poorer.
+
+    variety/spread    their standard deviation about their mean, relative to that of the real items
+    variety/distinct  the median distance of a sample to the nearest other one, relative to that of as many real items;
+                      left out where real items repeat themselves
+    """
+    x, y = _checked(samples, at_least=2), _checked(real, at_least=2)
+    found = {"variety/spread": float(np.sqrt(x.var(axis=0).sum() / max(float(y.var(axis=0).sum()), 1e-12)))}
+    count = min(len(x), len(y), most)
+    own, others = (np.median(_to_nearest(draw(items, count, np.random.default_rng(0)))) for items in (x, y))
+    apart = others > 1e-3 * np.sqrt(y.var(axis=0).sum())  # and not only by rounding
+    return found | ({"variety/distinct": float(own / others)} if apart else {})
+
+
+def _to_nearest(x: np.ndarray) -> np.ndarray:
+    """Distance (N,) of every row of x (N, d) to the nearest other row."""
+    return _radii(torch.from_numpy(x - x.mean(axis=0)), 1).numpy()
+
+
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     """The mean of values (N,) and its standard error."""
     return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0

@@ -17,7 +17,7 @@ from morphogen.run import RunFolder, read_json
 FAMILY = {"gan": "GAN", "vae": "VAE", "cycle_gan": "cycle GAN", "cycle_vae": "cycle VAE"}
 MODALITY = {"image": "images", "audio": "sound", "text": "text", "points": "vectors"}
 HELDOUT = "heldout/"
-NO_CURVE = ("step", "kl/", "norm/", "augment", "pooled", "gap", "skipped_updates")  # logged beside the losses
+NO_CURVE = ("step", "augment", "pooled", "gap", "skipped_updates")  # logged beside the losses
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Records:
         for row in self.rows:
             for key, value in row.items():
                 name = key.removeprefix(HELDOUT)
-                ours = key.startswith(HELDOUT) == heldout and not name.startswith(NO_CURVE)
+                ours = key.startswith(HELDOUT) == heldout and "/" not in name and not name.startswith(NO_CURVE)
                 if ours and isinstance(value, int | float) and math.isfinite(value):
                     steps, values = found.setdefault(name, ([], []))
                     steps.append(row["step"])
@@ -95,9 +95,11 @@ class Records:
 
     def findings(self) -> list[dict[str, Any]]:
         """What went wrong, each thing once, as it was last seen: {"what", "evidence", "remedy", "since", "where"}. It
-        was first seen at step `since`; `where` is the direction, of two."""
+        was first seen at step `since`, and had gone at `until`, if that is there; `where` is what it is about, of
+        several networks or of two directions."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for where, step, finding in self._seen():
+            where = finding.get("where", where)
             key = where, finding["what"]
             since = found[key]["since"] if key in found else finding.get("since")
             found[key] = finding | {"since": step if since is None else since, "where": where}
@@ -108,7 +110,7 @@ class Records:
         for row in self.rows:
             for finding in row.get("health", []):
                 yield "", row["step"], finding
-            if "rollback" in row:
+            if "rollback" in row and "health" not in row:
                 yield "", row["step"], {"what": "rollback", "evidence": row["rollback"], "remedy": ""}
         for where, result in self.directions.items():
             for finding in result.get("health", []):

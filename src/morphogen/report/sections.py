@@ -127,7 +127,10 @@ def verdict(records: Records) -> str:
             copies = found["verdict"] == "copies"
             word = "the samples look like copies of training items" if copies else "the samples are no copies"
             told.append(f"Audit{of}: {word} (p = {number(found['p'])}).")
-    names = ", ".join(dict.fromkeys(finding["what"] for finding in records.findings()))
+    standing, gone = [], []
+    for finding in records.findings():
+        (standing if finding.get("until") is None else gone).append(finding["what"])
+    names = ", ".join([*dict.fromkeys(standing), *(f"{what} (gone again)" for what in dict.fromkeys(gone))])
     return " ".join([*told, f"Health: {names or 'nothing was found wrong'}."])
 
 
@@ -136,8 +139,10 @@ def health(records: Records) -> list[Block]:
     blocks: list[Block] = []
     for found in records.findings():
         since = "" if found["since"] is None else f"since step {number(found['since'])}"
-        told = ", ".join(part for part in (found["where"], since) if part)
-        blocks.append(Alarm(found["what"], told, found["evidence"], found["remedy"].rstrip(".")))
+        until = "" if found.get("until") is None else f"gone at step {number(found['until'])}"
+        told = ", ".join(part for part in (found["where"], since, until) if part)
+        done = f". Done by itself: {found['done']}" if found.get("done") else ""
+        blocks.append(Alarm(found["what"], told, found["evidence"], found["remedy"].rstrip(".") + done))
     looked = "training and evaluation" if records.evaluation else "training so far"
     return blocks or [Words(f"Nothing was found wrong in {looked}.")]
 
