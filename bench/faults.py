@@ -76,6 +76,22 @@ def copies(folder: Path) -> dict[str, list[str]]:
     return trained(folder, "gan-image", str(folder / "items.npy"), 300, *GAN)
 
 
+def few(recipe: str, steps: int, *settings: str) -> Callable[[Path], dict[str, list[str]]]:
+    """Of a hundred digits, beside all the others."""
+
+    def run(folder: Path) -> dict[str, list[str]]:
+        from morphogen.data import open_source
+
+        items = open_source("builtin:digits").array()
+        assert items is not None
+        items = np.random.default_rng(0).permutation(items[..., 0])
+        np.save(folder / "few.npy", items[:100])
+        np.save(folder / "others.npy", items[100:])
+        return trained(folder, recipe, str(folder / "few.npy"), steps, *settings, f"data.heldout={folder}/others.npy")
+
+    return run
+
+
 def digits_and_shades(folder: Path) -> tuple[str, str]:
     """Two domains between which something must be hidden: digits, and shades that run from corner to corner."""
     from morphogen.data import open_source
@@ -116,15 +132,14 @@ CASES: dict[str, tuple[str, Callable[[Path], dict[str, list[str]]]]] = {  # name
     "30 % copies": ("duplicates", copies),
     "generator asleep": ("discriminator winning", plain("gan-image", D, 400, *GAN, "players.generator.lr=1e-7")),
     "discriminator asleep": ("discriminator idle", plain("gan-image", D, 400, *GAN, "players.discriminator.lr=1e-7")),
-    "few items, VAE": ("overfitting", plain("vae-image", D, 1500, *VAE, "data.heldout_fraction=0.9")),
-    "few items, GAN": ("discriminator overfits", plain("gan-image", D, 1500, *GAN, "data.heldout_fraction=0.95",
-                                                       "augment.mode=off")),
+    "few items, VAE": ("overfitting", few("vae-image", 1000, *VAE)),
+    "few items, GAN": ("discriminator overfits", few("gan-image", 1200, *GAN, "augment.mode=off")),
     "hides, noise": ("not information hiding", hiding(0.1)),
     "gan-image": ("", plain("gan-image", D, 800, *GAN, "data.label=label")),
     "gan-points": ("", plain("gan-points", "builtin:ring", 1500)),
     "vae-image": ("", plain("vae-image", D, 1000, *VAE)),
     "vae-text": ("", plain("vae-text", W, 500, "model.encoder.hidden=64", "model.decoder.hidden=128")),
-    "vae-audio": ("", plain("vae-audio", T, 250, *VAE, "vocoder.steps=200", "data.label=note")),
+    "vae-audio": ("", plain("vae-audio", T, 800, "vocoder.steps=200", "data.label=note")),
     "cyclegan-image": ("", plain("cyclegan-image", f"{D}#label=0|1|2|3|4", 500, *CYCLE,
                                  data_b=f"{D}#label=0|1|2|3|4")),
 }  # fmt: skip

@@ -55,7 +55,7 @@ class DataConfig(Section):
         default=None, description="attributes out of file names: '{digit}_{speaker}_{take}'"
     )
     heldout: str | None = Field(default=None, description="SRC of a held-out set; by default a seeded split of source")
-    heldout_fraction: float = Field(default=0.1, gt=0, lt=1, description="share held out when no set is named")
+    heldout_fraction: float = Field(default=0.1, gt=0, le=0.5, description="share held out when no set is named")
     max_bad: float = Field(
         default=0.1, ge=0, le=1, description="training stops when a larger share of the items is unreadable"
     )
