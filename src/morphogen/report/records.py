@@ -110,8 +110,6 @@ class Records:
         for row in self.rows:
             for finding in row.get("health", []):
                 yield "", row["step"], finding
-            if "rollback" in row and "health" not in row:
-                yield "", row["step"], {"what": "rollback", "evidence": row["rollback"], "remedy": ""}
         for where, result in self.directions.items():
             for finding in result.get("health", []):
                 yield where, None, finding
