@@ -292,6 +292,13 @@ def test_the_seeds_recipe_trains(tmp_path):
     assert result.model().sample(2).shape == (2, 28, 28)
 
 
+def test_differences_of_a_discriminator_with_dropout_are_refused(tmp_path):
+    settings = [*TINY, "model.discriminator={kind: conv, width: 4, features: 8, dropout: 0.3}"]
+    with pytest.raises(UsageError, match="model.penalty=exact"):
+        api.train("gan-image", "builtin:digits", out=tmp_path / "run", steps=2, settings=settings)
+
+
+
 def test_single_bad_batches_are_skipped(tmp_path, monkeypatch):
     original, calls = Trainer._batch, []
 

@@ -10,9 +10,10 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from morphogen.config import AugmentConfig, Section
+from morphogen.errors import UsageError
 from morphogen.families.augment import augment
 from morphogen.families.base import Turn
 from morphogen.objectives.adversarial import LOSSES, squared_difference, squared_slope
@@ -85,6 +86,8 @@ def slope_penalty(
     x = augment(x, how.policy, probability, turn.generator("augment " + purpose, x.device))
     if sigma is None:
         return spread * squared_slope(lambda x: whole(critic(x, y)), x)
+    if isinstance(critic, nn.Module) and any(isinstance(m, nn.Dropout) for m in critic.modules()):
+        raise UsageError("With dropout a discriminator's differences are chance: set model.penalty=exact.")
     noise = turn.normal("difference " + purpose, *x.shape, device=x.device)
     twice = None if y is None else torch.cat([y, y])
     return spread * squared_difference(lambda x: whole(critic(x, twice)), x, noise, sigma)
