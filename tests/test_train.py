@@ -294,7 +294,7 @@ def test_the_seeds_recipe_trains(tmp_path):
 
 def test_differences_of_a_discriminator_with_dropout_are_refused(tmp_path):
     settings = [*TINY, "model.discriminator={kind: conv, width: 4, features: 8, dropout: 0.3}"]
-    with pytest.raises(UsageError, match="model.penalty=exact"):
+    with pytest.raises(UsageError, match=r"model\.penalty=exact"):
         api.train("gan-image", "builtin:digits", out=tmp_path / "run", steps=2, settings=settings)
 
 
