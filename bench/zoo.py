@@ -88,9 +88,14 @@ ZOO = {
         FSDD,
     ),
     "cyclevae-fsdd": (
-        f"morphogen train cyclevae-audio --data {SPOKEN} {VOICES} --set data.label=speaker --steps 1900 "
-        "--init runs/cyclevae-fsdd-1 --set model.scale=0.15 --set terms.blind.warmup=1 --set terms.kl.warmup=1 "
-        "--set terms.cycle_kl.warmup=1 --set players.autoencoder.lr=0.0003 --set players.discriminator.lr=0.0003",
+        f"morphogen train cyclevae-audio --data {SPOKEN} {VOICES} --set data.label=speaker --steps 8500 "
+        "--set model.latent_dim=128 --set model.scale=0.12 --set 'model.encoder={kind: frames}' "
+        "--set 'model.decoder={kind: frames}' --set 'model.critic={kind: conv, width: 16, most: 96, features: 128}' "
+        "--set terms.kl.weight=8 --set terms.cycle_kl.weight=8 "
+        "--set terms.consistency.weight=3 --set terms.adversarial.weight=250 --set terms.adversarial.warmup=1500 "
+        "--set terms.blind.weight=60 --set terms.blind.warmup=1000 --set terms.codes.weight=0 "
+        "--set 'players.autoencoder.betas=[0.8, 0.99]' --set train.warmup=50 --set train.evaluate_every=1000 "
+        "--set 'evaluate.samplers=[gmm]'",
         FSDD,
     ),
     "vae-mnist-binary": (
@@ -127,14 +132,8 @@ ZOO = {
 
 ONLY_THEN = ("training", "priors", "language_model", "maximum_likelihood")  # of an evaluation at the end of a training
 
-FIRST = {  # trained before the model of that name, which starts from it
-    "cyclevae-fsdd": f"morphogen train cyclevae-audio --data {SPOKEN} {VOICES} --set data.label=speaker --steps 5920",
-}
-
 
 def make(name: str) -> None:
-    if name in FIRST:
-        train(FIRST[name], f"{name}-1")
     train(ZOO[name][0], name)
     publish(name)
 

@@ -86,7 +86,9 @@ def gan_seed() -> Config:
     - its discriminator upsampled and ended in tanh: here strided convolutions go down to one logit, and `score` gives
       its sigmoid, the probability;
     - `batch_size` and `noise_dim` were undefined: 128 and 100;
-    - Adam's first beta is 0.5 (Keras's 0.9 makes such a pair oscillate), and samples come from averaged weights.
+    - Adam's first beta is 0.5 (Keras's 0.9 makes such a pair oscillate), and samples come from averaged weights;
+    - the discriminator's slope is penalised (R1, Mescheder et al. 2018): without it the generator makes four to six of
+      MNIST's ten digits after 3,000 steps, and later fewer.
     """
     return Config(
         recipe="gan-seed",
@@ -99,7 +101,7 @@ def gan_seed() -> Config:
             "generator": {"kind": "dense", "hidden": [128, 256, 512, 1024], "slope": 0.3, "norm_momentum": 0.2},
             "discriminator": {"kind": "conv", "width": 32, "dropout": 0.3},
         },
-        terms={"generator": TermConfig(), "discriminator": TermConfig()},
+        terms={"generator": TermConfig(), "discriminator": TermConfig(), "r1": TermConfig(weight=1e-2, every=4)},
         players={
             "generator": PlayerConfig(lr=1e-4, betas=(0.5, 0.999)),
             "discriminator": PlayerConfig(lr=1e-4, betas=(0.5, 0.999)),
