@@ -88,14 +88,8 @@ ZOO = {
         FSDD,
     ),
     "cyclevae-fsdd": (
-        f"morphogen train cyclevae-audio --data {SPOKEN} {VOICES} --set data.label=speaker --steps 8500 "
-        "--set model.latent_dim=128 --set model.scale=0.12 --set 'model.encoder={kind: frames}' "
-        "--set 'model.decoder={kind: frames}' --set 'model.critic={kind: conv, width: 16, most: 96, features: 128}' "
-        "--set terms.kl.weight=8 --set terms.cycle_kl.weight=8 "
-        "--set terms.consistency.weight=3 --set terms.adversarial.weight=250 --set terms.adversarial.warmup=1500 "
-        "--set terms.blind.weight=60 --set terms.blind.warmup=1000 --set terms.codes.weight=0 "
-        "--set 'players.autoencoder.betas=[0.8, 0.99]' --set train.warmup=50 --set train.evaluate_every=1000 "
-        "--set 'evaluate.samplers=[gmm]'",
+        f"morphogen train cyclevae-audio --data {SPOKEN} {VOICES} --set data.label=speaker "
+        "--set train.evaluate_every=1000",
         FSDD,
     ),
     "vae-mnist-binary": (

@@ -266,15 +266,20 @@ def cyclevae_audio() -> Config:
     config.recipe, config.modality, config.data.source = "cyclevae-audio", "audio", "builtin:tones"
     config.augment = AugmentConfig(mode="off", policy=SOUND_POLICY)
     config.model |= {
-        "latent_dim": 16,
-        "scale": 0.3,
-        "encoder": {"kind": "conv", "width": 16, "most": 96, "features": 128},
-        "decoder": {"kind": "conv", "width": 32, "most": 128},
-        "critic": {"kind": "conv", "width": 24, "most": 96, "features": 128},
+        "latent_dim": 128,
+        "scale": 0.12,
+        "encoder": {"kind": "frames"},
+        "decoder": {"kind": "frames"},
+        "critic": {"kind": "conv", "width": 16, "most": 96, "features": 128},
     }
-    config.terms["adversarial"].weight = 100.0
-    config.terms["blind"].warmup = 1500  # what is said must be in the code before who says it goes
-    config.train.batch_size = 32
+    weights = {"kl": 8.0, "cycle_kl": 8.0, "consistency": 3.0, "codes": 0.0, "adversarial": 250.0, "blind": 60.0}
+    for name, weight in weights.items():
+        config.terms[name].weight = weight
+    config.terms["blind"].warmup = 1000  # what is said must be in the code before who says it goes
+    config.terms["adversarial"].warmup = 1500
+    config.players["autoencoder"].betas = (0.8, 0.99)
+    config.evaluate.samplers = ["gmm"]
+    config.train = TrainConfig(steps=8500, batch_size=32, warmup=50)
     return config
 
 
