@@ -35,8 +35,12 @@ bench: $(VENV)/.ready
 	$(RUN) bench/speed.py
 	$(RUN) bench/grid.py
 	$(RUN) bench/sizes.py
+	$(RUN) bench/faults.py
+	$(RUN) bench/audit.py
+	$(RUN) bench/health.py
 
 results: $(VENV)/.ready
+	$(RUN) bench/ciphers.py make runs/ciphers
 	$(RUN) bench/zoo.py
 	$(RUN) bench/stacked_mnist.py
 	$(RUN) bench/likelihood.py

@@ -48,8 +48,8 @@ def trained(folder: Path, recipe: str, data: str, steps: int, *settings: str, **
 
 def two_of_ten(folder: Path) -> dict[str, list[str]]:
     """A GAN that has seen 3 and 7, beside all ten digits."""
-    run = train("gan-image", "builtin:digits#label=3|7", out=folder / "run", steps=1200, settings=[*QUICK, *GAN])
-    np.save(folder / "samples.npy", run.model().sample(1000))
+    run = train("gan-image", "builtin:digits#label=3|7", out=folder / "run", steps=1200, settings=[*QUICK, *GAN, "data.label=label"])
+    np.save(folder / "samples.npy", run.model().sample(1000, label="all"))
     result = evaluate(samples=str(folder / "samples.npy"), data="builtin:digits")
     return {"told": [f"{f['what']}: {f['evidence']}" for f in result["health"]], "passing": []}
 
@@ -147,7 +147,9 @@ CASES: dict[str, tuple[str, Callable[[Path], dict[str, list[str]]]]] = {  # name
 }  # fmt: skip
 
 
-def right(expected: str, told: list[str]) -> bool:
+def right(name: str, expected: str, told: list[str]) -> bool:
+    if name == "two of ten classes" and not any("missing: 0, 1, 2, 4, 5, 6, 8, 9" in text for text in told):
+        return False
     names = {text.partition(":")[0] for text in told}
     if expected.startswith("not "):
         return expected.removeprefix("not ") not in names
@@ -163,7 +165,7 @@ def main() -> None:
         outcome = make(folder)
         shutil.rmtree(folder)
         seconds = round(time.perf_counter() - begin)
-        found[name] = {"expected": expected or "nothing", "right": right(expected, outcome["told"]), **outcome,
+        found[name] = {"expected": expected or "nothing", "right": right(name, expected, outcome["told"]), **outcome,
                        "seconds": seconds}  # fmt: skip
         print(json.dumps({name: found[name]}, ensure_ascii=False, indent=1), flush=True)
         OUT.write_text(json.dumps(found, ensure_ascii=False, indent=2) + "\n")

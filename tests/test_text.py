@@ -27,6 +27,7 @@ from morphogen.metrics.text import (
     bleu,
     common_words,
     distinct,
+    jackknife,
     quality,
     text_classifier,
     words_kept,
@@ -284,10 +285,15 @@ def test_distinct_and_copies():
     assert distinct([("a", "a"), ("a", "b")], 1) == 0.5
     assert distinct([("a", "a"), ("a", "b")], 2) == 1.0
     train = [tuple(["a", "b", "c", "d", "e", "f", "g", "h", "i"])]
-    assert Copies(train)([train[0], tuple(["x", "b", "c", "d", "e", "f", "g", "h", "i"])]) == {
-        "copied": 0.5,
-        "copied_8grams": 3 / 4,
-    }
+    found = Copies(train)([train[0], tuple(["x", "b", "c", "d", "e", "f", "g", "h", "i"])])
+    assert found == {"copied": 0.5, "copied_error": 0.5, "copied_8grams": 3 / 4, "copied_8grams_error": 0.25}
+
+
+def test_a_jackknifed_mean_has_the_error_of_the_mean():
+    """With as many items as folds, leaving out one in turn gives the standard error of a mean exactly."""
+    items = [("a",) * n for n in (1, 2, 4, 7, 11)]
+    error = jackknife(lambda some: float(np.mean([len(item) for item in some])), items)
+    assert error == pytest.approx(np.std([1, 2, 4, 7, 11], ddof=1) / 5**0.5)
 
 
 def test_ngrams_by_hand():

@@ -298,7 +298,6 @@ def test_differences_of_a_discriminator_with_dropout_are_refused(tmp_path):
         api.train("gan-image", "builtin:digits", out=tmp_path / "run", steps=2, settings=settings)
 
 
-
 def test_single_bad_batches_are_skipped(tmp_path, monkeypatch):
     original, calls = Trainer._batch, []
 

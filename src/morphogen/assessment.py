@@ -37,6 +37,7 @@ from morphogen.loop import (
     spaced,
     translate_raw,
 )
+from morphogen.metrics.distances import mean_and_error
 from morphogen.metrics.sound import Voices, heard_conversions, sound_scores, through_codec
 from morphogen.metrics.toy import mixture_modes
 from morphogen.modalities import Audio
@@ -281,10 +282,11 @@ def cycle_report(family: Any, side: str, domain: Data, seed: int) -> dict[str, f
         teacher, see = teacher_of(domain, see), see or modality.stretched
         labels = np.asarray(domain.heldout.labels[domain.label], str)[rows]
         seen = np.asarray(teacher.classes)[teacher.probabilities(see(modality.decode(back))).argmax(1)]
-        scores["label_kept_there_and_back"] = float((seen == labels).mean())
+        name = "label_kept_there_and_back"
+        scores[name], scores[f"{name}_error"] = mean_and_error(seen == labels)
         there = translate_raw(family, raw, "b" if side == "a" else "a")
         seen = np.asarray(teacher.classes)[teacher.probabilities(see(there)).argmax(1)]
-        scores["label_kept"] = float((seen == labels).mean())
+        scores["label_kept"], scores["label_kept_error"] = mean_and_error(seen == labels)
     return scores
 
 

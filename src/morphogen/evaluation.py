@@ -162,19 +162,25 @@ def likelihood_of(
     result |= {"iw_nll": float(each.mean()), "iw_nll_error": float(each.std() / len(each) ** 0.5), "samples": samples}
     units = getattr(family.modality, "units", None)
     if units is not None:
-        result |= per_unit(result["iw_nll"], len(x), units(x if x.dim() == 2 else x.argmax(1)))
+        share = result["iw_nll_error"] / result["iw_nll"]
+        result |= per_unit(result["iw_nll"], share, len(x), units(x if x.dim() == 2 else x.argmax(1)))
     elif family.density.discrete:
-        result["bits_per_dim"] = result["iw_nll"] / (math.log(2) * x[0].numel())
+        bits = 1 / (math.log(2) * x[0].numel())
+        result |= {"bits_per_dim": result["iw_nll"] * bits, "bits_per_dim_error": result["iw_nll_error"] * bits}
     else:
         result["note"] = "This likelihood is a density of continuous values: it has no bits per dimension."
     return result
 
 
-def per_unit(nll: float, items: int, units: dict[str, int]) -> dict[str, float]:
-    """−log p(x) in nats and perplexity by unit of text; nll: the mean over `items`, units: how many they have."""
-    each = {name: nll * items / count for name, count in units.items()}
-    named = {f"nll_per_{name}": value for name, value in each.items()}
-    return named | {f"perplexity_{name}": math.exp(value) for name, value in each.items()}
+def per_unit(nll: float, share: float, items: int, units: dict[str, int]) -> dict[str, float]:
+    """−log p(x) in nats and perplexity by unit of text, with errors; nll: the mean over `items`, share: its error as a
+    part of it, units: how many they have."""
+    found = {}
+    for name, count in units.items():
+        each = nll * items / count
+        found |= {f"nll_per_{name}": each, f"nll_per_{name}_error": share * each}
+        found |= {f"perplexity_{name}": math.exp(each), f"perplexity_{name}_error": share * each * math.exp(each)}
+    return found
 
 
 GREY_LEVELS = 3  # of noise on a translation: what is hidden in less than that is lost (Chu et al. 2017)
@@ -239,16 +245,21 @@ def text_cycle(family: Any, side: str, x: Tensor, other: Any) -> tuple[dict[str,
         ways = [family.there_and_back(part.to(family.device), side, spoil) for part in x.split(CHUNK)]
         ends[name] = tuple(torch.cat(parts).cpu() for parts in zip(*ways, strict=True))
     said = x.argmax(1) != BLANK
-    scores = {name: 1 - _same(back, x, said) for name, (_, back) in ends.items()}
+    scores = {}
+    for name, (_, back) in ends.items():
+        scores[name], scores[f"{name}_error"] = _apart(back, x, said)
     texts = family.modality if side == "a" else family.other
     written_out = texts.encode(torch.from_numpy(texts.stored(texts.stretched(other.decode(ends["cycle"][0])))))
-    scores |= {"cycle_noisy": scores["cycle_quantised"], "copy": _same(written_out, x, said)}
-    return scores | {"content_kept": 1 - scores["cycle_quantised"]}, ends["cycle"][1]
+    changed, error = _apart(written_out, x, said)
+    lost, lost_error = scores["cycle_quantised"], scores["cycle_quantised_error"]
+    scores |= {"cycle_noisy": lost, "cycle_noisy_error": lost_error, "copy": 1 - changed, "copy_error": error}
+    return scores | {"content_kept": 1 - lost, "content_kept_error": lost_error}, ends["cycle"][1]
 
 
-def _same(one: Tensor, other: Tensor, where: Tensor) -> float:
-    """The share of equal symbols of (N, V, L), of those places `where` (N, L)."""
-    return float((one.argmax(1) == other.argmax(1))[where].float().mean())
+def _apart(one: Tensor, other: Tensor, where: Tensor) -> tuple[float, float]:
+    """The share of different symbols of (N, V, L), of those places `where` (N, L), and its standard error."""
+    different = (one.argmax(1) != other.argmax(1)) & where
+    return ratio_and_error(different.sum(1).numpy(), where.sum(1).numpy())
 
 
 def _partners(count: int, seed: int) -> Tensor:
@@ -284,10 +295,13 @@ def conversion_scores(
     code, labels = torch.cat(codes).cpu().numpy(), y.cpu().numpy()
     code /= code.std(0) + 1e-8
     away, away_error = mean_and_error(apart(torch.cat(back), x).cpu().numpy())
+    distance = (torch.cat(moved).square() / torch.cat(codes).var(0).clamp_min(1e-8)).mean(1)
+    far, far_error = mean_and_error(distance.cpu().numpy())
     found = {
         "back": away,
         "back_error": away_error,
-        "code_moved": float((torch.cat(moved).square().mean(0) / torch.cat(codes).var(0).clamp_min(1e-8)).mean()),
+        "code_moved": far,
+        "code_moved_error": far_error,
     }
     if len(np.unique(labels[::2])) > 1:
         probe = LogisticRegression(max_iter=500).fit(code[::2], labels[::2])

@@ -17,7 +17,7 @@ LOST = 0.5  # share of items that the way back must at least be nearest to
 BROKEN = 0.05  # share of samples that may be silence or a pure tone beyond that of real ones
 COLLAPSED = 0.5  # nats: with less the codes say next to nothing about their items
 SPREAD, DISTINCT = 0.4, 0.2  # of samples, relative to real items: below it they are too much alike
-MISSING = 0.1  # a class is missing when samples have less than this part of the share that real items have
+MISSING = 0.2  # a class is missing when samples have less than this part of the share that real items have
 FAR, STALLED = 5.0, 3  # times the floor's FID are bad samples; measurements without a better one are a standstill
 WINNING, IDLE = 0.995, 0.4  # share of pairs that a discriminator tells apart: too many, and fewer than by chance
 BY_HEART = 0.15  # by so much it may know training items better than held-out ones
@@ -263,7 +263,7 @@ def sound_findings(found: dict[str, Any]) -> list[Finding]:
             "silent samples" if name == "silent" else "pure tones",
             f"{100 * found['samples'][name]:.0f} % of the samples are {what} (held-out recordings: "
             f"{100 * found['held-out'][name]:.0f} %)",
-            "train longer, or with more recordings",
+            "raise train.steps, or give data.source more recordings",
         )
         for name, what in told.items()
         if found["samples"][name] > found["held-out"][name] + BROKEN

@@ -78,7 +78,8 @@ def audit(
                            copies that N samples would show at p < 0.01
     authenticity           share of samples that are farther from their nearest training item than that is from its own
                            nearest (Alaa et al. 2022, section 3): 0 for copies; read it beside the held-out row
-    rows                   the same of the samples and of one half of the held-out items, the other being held out
+    rows                   the same of the samples and of one half of the held-out items, the other being held out, with
+                           its own verdict, which must be "clean"
     closest                [{"sample", "train", "distance", "ratio"}] of the pairs with the smallest ratio
     """
     rng = np.random.default_rng(seed)
@@ -115,7 +116,11 @@ def audit(
         "samples": len(ours),
         "rows": {
             "samples": found | {"authenticity": known.authenticity(of_ours)},
-            "real held-out data": real | {"authenticity": known.authenticity(of_theirs[half])},
+            "real held-out data": real
+            | {
+                "verdict": "copies" if real["near_copies_p"] < SIGNIFICANT else "clean",
+                "authenticity": known.authenticity(of_theirs[half]),
+            },
         },
         "closest": [
             {

@@ -60,14 +60,17 @@ def nearest(features: np.ndarray, train: np.ndarray) -> float:
 
 
 def faults(waves: np.ndarray, rate: int) -> dict[str, float]:
-    """Shares of waves int16 (N, C, T) that are silent, and that are one pure tone."""
+    """Shares of waves int16 (N, C, T) that are silent, and that are one pure tone, with errors."""
     mono = torch.from_numpy(np.asarray(waves)).float().mean(1) / 32767
     n_fft = 2 ** round(math.log2(0.064 * rate))
     spectrum = torch.cat([magnitudes(part, n_fft).square().mean(2) for part in mono.split(200)])  # (N, bins)
     band = torch.nn.functional.avg_pool1d(spectrum[:, None], 5, 1, padding=2)[:, 0] * 5
     tonal = band.amax(1) > TONAL * spectrum.sum(1)
     silent = torch.from_numpy(np.abs(waves.astype(np.int32)).max((1, 2)) < SILENT)
-    return {"silent": float(silent.float().mean()), "tonal": float((tonal & ~silent).float().mean())}
+    found = {}
+    for name, share in (("silent", silent), ("tonal", tonal & ~silent)):
+        found[name], found[f"{name}_error"] = mean_and_error(share.numpy())
+    return found
 
 
 def codec_scores(modality: Any, waves: np.ndarray) -> dict[str, float]:
@@ -183,7 +186,8 @@ def _distortions(
         plain = matched(bank[i], moments[heldout.domains[i]], moments[goal])
         for name, found in zip(rows, (cepstra(modality, converted[i]), bank[i], plain), strict=True):
             rows[name].append(min(mel_cepstral_distortion(found, bank[k]) for k in there))
-    return {name: float(np.mean(values)) for name, values in rows.items() if values}
+    means = {name: mean_and_error(np.asarray(values)) for name, values in rows.items() if values}
+    return {name: mean for name, (mean, _) in means.items()} | {f"{name}_error": e for name, (_, e) in means.items()}
 
 
 def matched(cepstrum: np.ndarray, source: Moments, target: Moments) -> np.ndarray:

@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from morphogen.data.text import BLANK, unpacked
-from morphogen.metrics.distances import mean_and_error
+from morphogen.metrics.distances import mean_and_error, ratio_and_error
 
 Item = tuple[str, ...]
 Texts = Sequence[str] | np.ndarray
 ORDERS = (2, 3, 4)  # of BLEU
 LONG = 8  # words of an n-gram that nobody writes twice by chance
 DEEP = {False: 3, True: 5}  # n of the n-grams of which reverse perplexity is made: of words, of characters
+FOLDS = 5  # of a jackknife
 BEGIN, END, UNKNOWN = "", "</s>", "<unk>"  # no unit of a text can be one of these
 UNIT = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|\w+|[^\w\s]")  # scripts without spaces: a character is a word
 FEW_WORDS = 3  # words of a usual item below which characters are the units
@@ -113,6 +114,12 @@ def distinct(items: Sequence[Item], n: int) -> float:
     return len(set(every)) / max(1, len(every))
 
 
+def jackknife(score: Callable[[list[Item]], float], items: list[Item]) -> float:
+    """The standard error of a score of all items together: leave out a fifth, each in turn (Efron & Stein 1981)."""
+    without = [score([item for k, item in enumerate(items) if k % FOLDS != fold]) for fold in range(FOLDS)]
+    return ((FOLDS - 1) * float(np.var(without))) ** 0.5
+
+
 class Copies:
     """What of items stands in the training text."""
 
@@ -121,12 +128,13 @@ class Copies:
         self.long = {gram for item in train for gram in grams(item, LONG)}
 
     def __call__(self, items: Sequence[Item]) -> dict[str, float]:
-        """Shares: items that are training items whole, and n-grams of `LONG` units that are in one."""
-        long = [gram for item in items for gram in grams(item, LONG)]
-        return {
-            "copied": float(np.mean([item in self.items for item in items])),
-            f"copied_{LONG}grams": sum(gram in self.long for gram in long) / max(1, len(long)),
-        }
+        """Shares, with errors: items that are training items whole, and n-grams of `LONG` units that are in one."""
+        long = [list(grams(item, LONG)) for item in items]
+        there = np.array([sum(gram in self.long for gram in each) for each in long])
+        whole, whole_error = mean_and_error(np.array([item in self.items for item in items]))
+        share, error = ratio_and_error(there, np.array([len(each) for each in long]))
+        name = f"copied_{LONG}grams"
+        return {"copied": whole, "copied_error": whole_error, name: share, f"{name}_error": error}
 
 
 class NgramModel:
@@ -187,8 +195,14 @@ class TextScores:
         return self._of(units_of(unpacked(items), self.single)) | self.copies(self.real)
 
     def _of(self, cut: list[Item]) -> dict[str, float]:
-        scores = quality(cut, self.heldout) | {f"distinct{n}": distinct(cut, n) for n in (1, 2)}
-        return scores | {"reverse_perplexity": self.reverse_perplexity(cut)}
+        scores = quality(cut, self.heldout)
+        wholes: dict[str, Callable[[list[Item]], float]] = {
+            "distinct1": lambda items: distinct(items, 1), "distinct2": lambda items: distinct(items, 2),
+            "reverse_perplexity": self.reverse_perplexity,
+        }  # fmt: skip
+        for name, score in wholes.items():
+            scores |= {name: score(cut), f"{name}_error": jackknife(score, cut)}
+        return scores
 
     def reverse_perplexity(self, items: Sequence[Item]) -> float:
         """Of the held-out text under a language model that has learned from items (Zhao et al. 2018, section 5.2, with

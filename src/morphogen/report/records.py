@@ -103,6 +103,11 @@ class Records:
             key = where, finding["what"]
             since = found[key]["since"] if key in found else finding.get("since")
             found[key] = finding | {"since": step if since is None else since, "where": where}
+        looked = {what for result in self.directions.values() for what in result.get("looked_for", [])}
+        seen = {f["what"] for result in self.directions.values() for f in result.get("health", [])}
+        for finding in found.values():  # what the evaluation of the best model looked for and did not find
+            if finding["what"] in looked - seen and finding.get("until") is None:
+                finding["until"] = self.steps
         return list(found.values())
 
     def _seen(self) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
