@@ -48,7 +48,13 @@ def trained(folder: Path, recipe: str, data: str, steps: int, *settings: str, **
 
 def two_of_ten(folder: Path) -> dict[str, list[str]]:
     """A GAN that has seen 3 and 7, beside all ten digits."""
-    run = train("gan-image", "builtin:digits#label=3|7", out=folder / "run", steps=1200, settings=[*QUICK, *GAN, "data.label=label"])
+    run = train(
+        "gan-image",
+        "builtin:digits#label=3|7",
+        out=folder / "run",
+        steps=1200,
+        settings=[*QUICK, *GAN, "data.label=label"],
+    )
     np.save(folder / "samples.npy", run.model().sample(1000, label="all"))
     result = evaluate(samples=str(folder / "samples.npy"), data="builtin:digits")
     return {"told": [f"{f['what']}: {f['evidence']}" for f in result["health"]], "passing": []}
