@@ -334,7 +334,8 @@ def test_silence_and_pure_tones_are_counted():
     rng = np.random.default_rng(0)
     voices = rng.normal(0, 3000, (2, 1, 8000))
     sounds = np.concatenate([voices, np.zeros((1, 1, 8000)), 16000 * tone(440, 1.0)[None, None]]).astype(np.int16)
-    assert faults(sounds, RATE) == {"silent": 0.25, "tonal": 0.25}
+    found = faults(sounds, RATE)
+    assert found == {"silent": 0.25, "silent_error": 0.25, "tonal": 0.25, "tonal_error": 0.25}
 
 
 def test_nearest_is_the_median_distance_to_training_features():
