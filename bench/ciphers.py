@@ -1,12 +1,13 @@
 """Ciphers as unpaired translation, where the truth is known: tiny Shakespeare against the same kind of text enciphered.
 
-    python bench/ciphers.py make FOLDER                         substitution, Vigenère (key 3) and shift, 3 keys each
+    python bench/ciphers.py make FOLDER                         substitution, Vigenère (length 3) and shift, 3 keys each
     python bench/ciphers.py score RUN FOLDER/NAME               characters right, on lines never trained on, both ways
     python bench/ciphers.py frequency FOLDER/NAME               what matching by frequency rank gets, for comparison
 
 Lines in lower-case letters and space (27 symbols, all enciphered; Vigenère begins afresh on each line). The last tenth
 of the lines is for scoring; the others are shuffled and halved: one half plain (a.txt), the other enciphered (b.txt);
-of substitution 1,000 lines a side. test-a.txt and test-b.txt are the same lines, plain and enciphered.
+of `substitution` 1,000 lines a side, of `substitution-all` all of them. test-a.txt and test-b.txt are the same lines,
+plain and enciphered.
 Then: morphogen train cyclegan-text --data FOLDER/NAME/a.txt --data-b FOLDER/NAME/b.txt --out RUN
 """
 
@@ -41,7 +42,12 @@ def vigenere(rng: random.Random, length: int = 3) -> Callable[[str], str]:
     return lambda line: "".join(moved(c, key[i % length]) for i, c in enumerate(line))
 
 
-CIPHERS = {"substitution": substitution, "vigenere": vigenere, "shift": lambda rng: vigenere(rng, 1)}
+CIPHERS = {
+    "substitution": (substitution, 1000),
+    "substitution-all": (substitution, None),
+    "vigenere": (vigenere, None),
+    "shift": (lambda rng: vigenere(rng, 1), None),
+}
 
 
 def lines() -> list[str]:
@@ -55,10 +61,11 @@ def make(folder: Path) -> None:
     training, test = every[:cut], every[cut:]
     random.Random(0).shuffle(training)
     half = len(training) // 2
-    for name, cipher in CIPHERS.items():
+    for name, (cipher, most) in CIPHERS.items():
         for key in (1, 2, 3):
-            encipher, most = cipher(random.Random(key)), 1000 if name == "substitution" else half
-            parts = {"a": training[:most], "b": [encipher(line) for line in training[half : half + most]],
+            encipher = cipher(random.Random(key))
+            plain, secret = training[:half][:most], training[half:][:most]
+            parts = {"a": plain, "b": [encipher(line) for line in secret],
                      "test-a": test, "test-b": [encipher(line) for line in test]}  # fmt: skip
             (folder / f"{name}-{key}").mkdir(parents=True, exist_ok=True)
             for part, texts in parts.items():

@@ -75,7 +75,8 @@ ZOO = {
     ),
     "vae-fsdd": (
         f"morphogen train vae-audio --data {SPOKEN} {TAKES} --steps 2310 --set vocoder.source=zoo/gan-fsdd "
-        "--set 'evaluate.samplers=[gmm, kernels]' --set sample.grain=1 --set model.latent_dim=64 --set 'model.encoder={kind: conv, width: 24, most: 96, features: 128}' "
+        "--set 'evaluate.samplers=[gmm, kernels]' --set sample.grain=1 --set model.latent_dim=64 "
+        "--set 'model.encoder={kind: conv, width: 24, most: 96, features: 128}' "
         "--set 'model.decoder={kind: conv, width: 32, most: 128}'",
         FSDD,
     ),

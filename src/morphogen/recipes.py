@@ -387,15 +387,18 @@ def cyclevae_text() -> Config:
     config, places = cyclevae_image(), {"kind": "places"}
     config.recipe, config.modality = "cyclevae-text", "text"
     config.data = DataConfig(source="builtin:words", vocabulary="character")
-    config.model = {"latent_dim": 512, "likelihood": "categorical", "loss": "leastsquares", "encoder": places,
-                    "decoder": places, "critic": places}  # fmt: skip
+    config.model = {"latent_dim": 512, "likelihood": "categorical", "loss": "leastsquares", "penalty": "exact",
+                    "encoder": places, "decoder": places, "critic": {**places, "hidden": 128}}  # fmt: skip
     del config.terms["codes"]  # what a random code says is no text yet that the encoder should know
-    config.terms["cycle"] = TermConfig(warmup=1000)
     weights = {"kl": 0.05, "cycle_kl": 0.02, "consistency": 0.02}  # of nats an item: with 1 nothing is left in the code
     config.terms |= {name: TermConfig(weight=weight, warmup=500) for name, weight in weights.items()}
     config.terms["blind"] = TermConfig(weight=3.0, warmup=500)
-    config.terms |= {name: TermConfig(weight=1e-3, every=4) for name in ("r1", "r2")}
-    config.train = TrainConfig(steps=10_000, batch_size=32, precision="float32")
+    # First what the critic says, and that it weighs more: what is once rebuilt in its own way does not move any more.
+    config.terms |= {name: TermConfig(warmup=2000) for name in ("reconstruction", "cycle")}
+    config.terms["adversarial"] = TermConfig(weight=600.0)
+    config.terms["r1"] = TermConfig(weight=1e-3, every=4)
+    del config.terms["r2"]
+    config.train = TrainConfig(steps=10_000, batch_size=64, decay_from=0.5, schedule="linear", precision="float32")
     return config
 
 

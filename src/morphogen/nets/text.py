@@ -186,7 +186,7 @@ class PlacesCritic(Role):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         h = self.body[0](x)
-        h = h if self.label is None else h + self.label(y).unsqueeze(2)
+        h = h if self.label is None else h * self.label(y).unsqueeze(2)  # to each class its own features
         h = F.leaky_relu(self.body[1:](h), 0.2)
         with torch.autocast(h.device.type, enabled=False):
             return self.last(h.float()).squeeze(1)
@@ -194,10 +194,10 @@ class PlacesCritic(Role):
 
 class PlacesEncoder(Role):
     """A code that keeps the places: of each item's latent variables, those of place 1, 2, … lie in turn, as many for
-    each as are needed. What is known of the whole item, the mean over its places, opens and shuts the features of each
-    place: so the same symbol need not have the same code in an item of another kind. By how much an item differs from
-    the others is what counts, hence the normalisation; without it every symbol begins with one code for all domains,
-    and a decoder that copies it is hard to leave."""
+    each as are needed. What the item is made of, the share of each symbol, opens and shuts the features of its places:
+    so the same symbol need not have the same code in an item of another kind. By how much an item differs from the
+    others is what counts, hence the normalisation; without it every symbol begins with one code for all domains, and a
+    decoder that copies it is hard to leave."""
 
     ranks = (2,)
 
@@ -207,20 +207,22 @@ class PlacesEncoder(Role):
         super().__init__()
         self.latent_dim = outputs // 2
         self.label = nn.Embedding(classes, hidden) if classes else None
-        self.first, self.mixed = body(space, hidden, blocks, kernel), nn.Conv1d(hidden, hidden, 1)
-        self.normal = nn.BatchNorm1d(hidden, affine=False)
+        self.first, self.shares = body(space, hidden, blocks, kernel), nn.Linear(space[0] - 1, hidden, bias=False)
+        self.normal = nn.BatchNorm1d(hidden)
         self.last = nn.Sequential(PlacesBlock(hidden), nn.Conv1d(hidden, 2 * depth_of(self.latent_dim, space), 1))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         h = self.first(x)
         h = h if self.label is None else h + self.label(y).unsqueeze(2)
-        whole = self.normal(self.mixed(F.leaky_relu(h, 0.2)).mean(2)).unsqueeze(2)
-        both = self.last(h * (1 + (2 * whole).tanh()))  # (B, 2·C, L)
+        blank, symbols = x[:, BLANK : BLANK + 1], x[:, BLANK + 1 :]
+        gate = (2 * self.normal(self.shares(F.normalize(symbols.sum(2), p=1.0)))).tanh().unsqueeze(2)
+        both = self.last(h * torch.lerp(gate, torch.ones_like(gate), blank))  # (B, 2·C, L); a blank is none of a kind
         return torch.cat([part.flatten(1)[:, : self.latent_dim] for part in both.float().chunk(2, 1)], 1)
 
 
-class PlacesDecoder(Role):
-    """The way back from a code that keeps the places, place by place: logits (B, V, L)."""
+class PlacesDecoder(Block, Role):
+    """The way back from a code that keeps the places, place by place: logits (B, V, L). Each domain weighs the features
+    in its own way from the beginning, so that what is learned of one is no copy in another."""
 
     ranks = (2,)
 
@@ -228,15 +230,19 @@ class PlacesDecoder(Role):
         super().__init__()
         self.depth, self.places = depth_of(latent_dim, space), space[1]
         self.noise = ConditionedNoise(latent_dim, classes)  # its embedding is the domain's code
-        self.label = nn.Linear(self.noise.out_dim - latent_dim, hidden) if classes else None
+        self.label = nn.Linear(self.noise.out_dim - latent_dim, hidden, bias=False) if classes else None
         self.body = body((self.depth, space[1]), hidden, blocks, 1)
         self.last = nn.Conv1d(hidden, space[0], 1)
+
+    def reset_own_parameters(self) -> None:
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, std=self.label.in_features**-0.5)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         code = F.pad(z, (0, self.depth * self.places - z.shape[1])).view(len(z), self.depth, self.places)
         h = self.body[0](code)
         if self.label is not None and self.noise.embedding is not None:
-            h = h * (1 + self.label(self.noise.embedding(y)).unsqueeze(2))
+            h = h * self.label(self.noise.embedding(y)).unsqueeze(2)
         return self.last(F.leaky_relu(self.body[1:](h), 0.2))
 
 
