@@ -20,6 +20,7 @@ import numpy as np
 import results_table
 
 from morphogen import evaluate, load, open_source
+from morphogen.assessment import data_of
 from morphogen.model import Model
 from morphogen.run import load_tensors, save_tensors, write_json
 
@@ -28,7 +29,7 @@ MNIST = "MNIST: Y. LeCun, C. Cortes, C. J. C. Burges; CC BY-SA 3.0."
 USPS = "USPS: Y. LeCun et al. 1990, the split of The Elements of Statistical Learning."
 NAMES = "Names: A. Karpathy, makemore, of the US Social Security Administration's; MIT."
 SHAKESPEARE = "Tiny Shakespeare: A. Karpathy, char-rnn; the texts are in the public domain."
-CIPHER = "runs/ciphers/vigenere-1"  # made by: python bench/ciphers.py make runs/ciphers
+CIPHERS = "runs/ciphers"  # made by: python bench/ciphers.py make runs/ciphers
 DIGITS, POST = "../shared/data/mnist#train", "../shared/data/usps#train"
 CAPTIONS = "MS COCO captions, Texygen's 10,000; CC BY 4.0."
 FSDD = "Free Spoken Digit Dataset: Z. Jackson et al.; CC BY-SA 4.0."
@@ -118,9 +119,14 @@ ZOO = {
         CAPTIONS,
     ),
     "cyclegan-cipher": (
-        f"morphogen train cyclegan-text --data {CIPHER}/a.txt --data-b {CIPHER}/b.txt --steps 8500 "
-        "--set 'model.to_a={kind: places, hidden: 128}' --set 'model.to_b={kind: places, hidden: 128}' "
+        f"morphogen train cyclegan-text --data {CIPHERS}/vigenere-1/a.txt --data-b {CIPHERS}/vigenere-1/b.txt "
+        "--steps 8500 --set 'model.to_a={kind: places, hidden: 128}' --set 'model.to_b={kind: places, hidden: 128}' "
         "--set train.evaluate_every=1000 --set train.checkpoint_every=500",
+        SHAKESPEARE,
+    ),
+    "cyclevae-cipher": (
+        f"morphogen train cyclevae-text --data {CIPHERS}/shift-1/a.txt --data-b {CIPHERS}/shift-1/b.txt --steps 6000 "
+        "--set train.evaluate_every=1000",
         SHAKESPEARE,
     ),
 }
@@ -161,12 +167,18 @@ def publish(name: str) -> None:
 
 def draw(model: Model, run: Path, picture: Path) -> None:
     """A sheet of samples; of two data sets, translations below what they were made of; of many domains, a digit a row
-    and what it becomes in each. Of text, the same as lines."""
+    and what it becomes in each. Of text, the same as lines: each above what it becomes in the first domain."""
     if model.modality.suffix == ".txt" and model.family.other is not None:
         shutil.copy(sorted(run.glob("previews/*-b-to-a.txt"))[-1], picture.with_suffix(".txt"))
         return
     if model.family.other is not None:
         shutil.copy(sorted(run.glob("previews/*-a-to-b.png"))[-1], picture)
+        return
+    if model.domains and model.modality.name == "text":
+        heldout = data_of(model).heldout
+        there = heldout.data[np.flatnonzero(np.asarray(heldout.labels["domain"], str) == model.domains[1])[:16]]
+        back = model.modality.raw(model.translate(model.modality.array(there), model.domains[0]))
+        model.modality.preview_pairs(there, back, picture, 1)
         return
     if not model.domains or model.modality.name == "audio":
         sheet = model.modality.raw(model.sample(80, seed=0, label="all" if model.classes else None))

@@ -17,6 +17,8 @@ from morphogen import load
 from morphogen.data import open_source, prepare
 from morphogen.data.text import packed, unpacked, words
 from morphogen.errors import UsageError
+from morphogen.families.base import Turn
+from morphogen.families.cycle_vae import CycleVAE, CycleVAEOptions
 from morphogen.metrics.text import (
     END,
     Copies,
@@ -520,3 +522,50 @@ def test_places_keep_their_places():
     other[:, :, 2] += 1
     changed = (decoder(z) != decoder(other.view(1, 12))).any(1)[0]
     assert changed.tolist() == [False, False, True, False]
+
+
+def between_texts() -> tuple[CycleVAE, Text]:
+    """A cycle VAE between two domains of eight places, as it begins."""
+    text = Text((8,), **text_options(["abcdefgh", "hgfedcba"], []), relaxed=True)
+    places = {"kind": "places"}
+    options = CycleVAEOptions(
+        latent_dim=36, likelihood="categorical", encoder=places, decoder=places, critic=places, probe={"hidden": [8]}
+    )
+    family = CycleVAE(text, options, 2)
+    for name, module in family.named_children():
+        initialise(module, 0, name)
+    return family, text
+
+
+def relaxed(text: Text, *items: str) -> torch.Tensor:
+    return text.encode(torch.from_numpy(text.stored(text.raw(np.array(items)))))
+
+
+def test_what_a_symbol_means_depends_on_the_company_it_keeps():
+    """The encoder sees no domain: the code of one place tells what stands at others, far from the kernel."""
+    family, text = between_texts()
+    x = relaxed(text, "aaaaabbb", "aaaaaccc", "cbcbcbca", "hfhfhgge").float()
+    code = family.encode(x, None, 0).view(4, -1, text.length)
+    assert (code[0, :, 0] - code[1, :, 0]).norm() > 0.1 * code[0, :, 0].norm()
+
+
+def test_a_conversion_does_not_begin_as_a_copy():
+    """Each domain reads the code in its own way before anything is learned: else to copy is what is learned first."""
+    family, _ = between_texts()
+    z = torch.randn(64, 36, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = torch.stack([family.decoder(z, torch.full((64,), k)) for k in range(2)])
+    said = (logits - logits.mean(1, keepdim=True)).flatten(1)  # what the code makes of it, without the biases
+    assert abs(float(torch.corrcoef(said)[0, 1])) < 0.5
+
+
+def test_text_does_not_learn_from_the_way_back_how_it_should_be_drawn():
+    """All items are of domain 0, so domain 1 only decodes what is encoded again: the cycle leaves its code alone, and
+    the critic moves it."""
+    for term, moved in (("cycle", False), ("adversarial", True)):
+        family, text = between_texts()
+        turn = Turn("autoencoder", 0, 0, {term: 1.0}, 0, {})
+        batch = {"a": relaxed(text, *["abcdefgh", "hgfedcba"] * 4).float(), "label": torch.zeros(8, dtype=torch.long)}
+        family.losses(turn, batch)[term].mean().backward()
+        grad = family.decoder.noise.embedding.weight.grad[1]
+        assert bool(grad.abs().max() > 0) == moved, term

@@ -389,16 +389,18 @@ def cyclevae_text() -> Config:
     config.data = DataConfig(source="builtin:words", vocabulary="character")
     config.model = {"latent_dim": 512, "likelihood": "categorical", "loss": "leastsquares", "penalty": "exact",
                     "encoder": places, "decoder": places, "critic": {**places, "hidden": 128}}  # fmt: skip
-    del config.terms["codes"]  # what a random code says is no text yet that the encoder should know
-    weights = {"kl": 0.05, "cycle_kl": 0.02, "consistency": 0.02}  # of nats an item: with 1 nothing is left in the code
+    # What a random code says is no text yet that the encoder should know. And on what is relaxed, a code that the probe
+    # or the consistency holds has not moved to where the critic wants it (docs/text.md).
+    for name in ("codes", "consistency", "blind", "probe", "r2"):
+        del config.terms[name]
+    weights = {"kl": 0.05, "cycle_kl": 0.02}  # of nats an item: with 1 nothing is left in the code
     config.terms |= {name: TermConfig(weight=weight, warmup=500) for name, weight in weights.items()}
-    config.terms["blind"] = TermConfig(weight=3.0, warmup=500)
     # First what the critic says, and that it weighs more: what is once rebuilt in its own way does not move any more.
     config.terms |= {name: TermConfig(warmup=2000) for name in ("reconstruction", "cycle")}
     config.terms["adversarial"] = TermConfig(weight=600.0)
     config.terms["r1"] = TermConfig(weight=1e-3, every=4)
-    del config.terms["r2"]
-    config.train = TrainConfig(steps=10_000, batch_size=64, decay_from=0.5, schedule="linear", precision="float32")
+    config.train = TrainConfig(steps=6000, batch_size=64, decay_from=0.5, schedule="linear", precision="float32")
+    config.evaluate.samplers = ["gmm"]
     return config
 
 

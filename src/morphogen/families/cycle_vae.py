@@ -5,9 +5,9 @@
 
 The domain is the label: the encoder does not see it, the decoder is told it. So the code says what the item is apart
 from its domain, and an item is converted by decoding its code in another (Tobing et al. 2019). A critic may judge the
-converted items, which the likelihood never sees, and a probe may hunt for the domain in the code. Where no gradient
-passes through a sample (text, symbol by symbol), there is no critic: y is as it would be written, and only the way back
-from it learns, as in back-translation (Lample et al. 2018, section 2.3).
+converted items, which the likelihood never sees, and a probe may hunt for the domain in the code. From text y only the
+way back learns, as in back-translation (Lample et al. 2018, section 2.3); and where no gradient at all passes through a
+sample (text written token after token), there is no critic either.
 
 Shapes: B batch · Z latent_dim · space (C, *S) · K domains (0: one data set)
 With one data set, N = 1 and without the further terms this is exactly the VAE.
@@ -30,6 +30,7 @@ from morphogen.families.diagnosis import judged, unlike
 from morphogen.families.vae import VAE, Explanation, VAEOptions
 from morphogen.nets import ENCODERS, PATCH_CRITICS, build_network
 from morphogen.objectives.adversarial import LOSSES
+from morphogen.objectives.categorical import Categorical
 
 PROBED = 512  # codes that the probe learns from at once
 
@@ -158,7 +159,7 @@ class CycleVAE(VAE):
             if self.classes:
                 domain = self._other_domain(turn, y, n)
                 made.append((self.generate(found.code, domain), domain))
-                encoded = self.encoder(made[-1][0], None)
+                encoded = self.encoder(self._passed_on(made[-1][0]), None)
                 again = self.top(encoded)
                 found = explain(f"z' {n}", encoded)
             if not self.classes or n + 1 < self.cycles:
@@ -170,6 +171,11 @@ class CycleVAE(VAE):
         if errors:
             terms |= {"cycle": sum(errors), "cycle_kl": sum(kls), "consistency": sum(distances)}  # type: ignore[dict-item]
         return made
+
+    def _passed_on(self, made: Tensor) -> Tensor:
+        """A converted item (B, *space) as it is encoded again. What text was drawn from does not learn from the way
+        back: the slope of a drawn symbol is a guess, and so steep there that it drowns what the critic says."""
+        return made.detach() if self.density is Categorical else made
 
     def _other_domain(self, turn: Turn, y: Tensor | None, n: int) -> Tensor:
         """For each item a domain (B,) that is not its own, at random."""
