@@ -28,7 +28,7 @@ from torch.nn.functional import softplus
 from torch.utils.flop_counter import FlopCounterMode
 
 from morphogen import api
-from morphogen.description import describe
+from morphogen.description import Description, describe
 from morphogen.domains import load_data
 from morphogen.loop import Trainer
 from morphogen.model import build_family
@@ -102,7 +102,7 @@ class Plain:
 
     def __init__(self, ours: Trainer, space: tuple[int, ...], batch: int, tuned: bool):
         other = {"modality": "image", "space": list(space)} if ours.other is not None else {}
-        description = api.Description(ours.config.family, "image", list(space), ours.config.model, other=other)
+        description = Description(ours.config.family, "image", list(space), ours.config.model, other=other)
         self.family: Any = build_family(description, ours.config.augment)
         self.tuned, self.batch, self.step_number = tuned, batch, 0
         self.items = torch.from_numpy(ours.items.data)

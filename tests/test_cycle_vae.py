@@ -103,7 +103,7 @@ def test_every_other_domain_is_as_likely():
         ("autoencoder", ("blind",), {"encoder"}),
         ("autoencoder", ("cycle", "adversarial"), {"encoder", "decoder"}),
         ("discriminator", ("critic", "r1", "r2"), {"critic"}),
-        ("discriminator", ("probe",), {"probe"}),
+        ("probe", ("probe",), {"probe"}),
     ],
 )
 def test_every_term_teaches_whom_it_should(player, names, moved):
@@ -123,7 +123,7 @@ def test_the_probe_learns_from_the_last_codes_and_their_own_labels():
     for step in range(7):  # 8 codes a step, each row holding its step and its label
         y = torch.arange(8) % 3
         codes = torch.stack([torch.full((8,), float(step)), y.float(), y.float(), y.float()], 1)
-        drawn, labels = family._pooled(turn("discriminator", "probe", step=step), codes, y)
+        drawn, labels = family._pooled(turn("probe", "probe", step=step), codes, y)
         assert (drawn[:, 1].long() == labels).all()
         assert drawn[:, 0].min() >= step - 2  # 20 codes are those of three steps at most
         assert {float(step)} <= set(drawn[:, 0].tolist())

@@ -885,9 +885,10 @@ def critic_and_probe():
     family, x, cache = cycle_vae(3, penalty="exact"), normals(110, 5, *SIZE).tanh(), {}
     y = torch.tensor([0, 1, 2, 0, 1])
     makes = dict.fromkeys(("reconstruction", "adversarial", "blind"), 1.0)
-    judges = dict.fromkeys(("critic", "probe", "r1", "r2"), 1.0)
-    turn, judging = Turn("autoencoder", 0, 0, makes, 0, cache), Turn("discriminator", 0, 0, judges, 0, cache)
-    terms = family.losses(turn, {"a": x, "label": y}) | family.losses(judging, {"a": x, "label": y})
+    judges, probes = dict.fromkeys(("critic", "r1", "r2"), 1.0), {"probe": 1.0}
+    turn, probing = Turn("autoencoder", 0, 0, makes, 0, cache), Turn("probe", 0, 0, probes, 0, cache)
+    turns = turn, Turn("discriminator", 0, 0, judges, 0, cache), probing
+    terms = {name: term for one in turns for name, term in family.losses(one, {"a": x, "label": y}).items()}
     with torch.no_grad():
         by, there, weight = By(family), family._other_domain(turn, y, 0), family.critic.weight[:, 0]
         mean, std = by.q(x)
@@ -895,11 +896,11 @@ def critic_and_probe():
         real, fake = (v.flatten(1) @ weight + family.critic.shifts[d, 0] for v, d in ((x, y), (made, there)))
         h = (e := (mean @ family.probe.weight).exp()) / e.sum(1, keepdim=True)
         spread = np.var(normals(106, 9, *SIZE).flatten(1).numpy(), axis=0, ddof=1).sum()
-        drawn = (5 * judging.uniform("pool", 512, device=x.device)).long()
+        drawn = (5 * probing.uniform("pool", 1024, device=x.device)).long()
         expected = {
             "adversarial": softplus(real - fake), "critic": softplus(fake - real), "blind": -h.log().sum(1) / 3,
-            "probe": -h[drawn, y[drawn]].log().mean(), "r1": spread * weight.square().sum(),
-            "r2": spread * weight.square().sum(),
+            "probe": -(0.9 * h[drawn, y[drawn]].log() + 0.1 * h[drawn].log().mean(1)).mean(),
+            "r1": spread * weight.square().sum(), "r2": spread * weight.square().sum(),
         }  # fmt: skip
     assert len(drawn.unique()) == 5
     return (torch.stack([v[name].expand(5) for name in expected]) for v in (terms, expected))
@@ -914,7 +915,7 @@ def converts():
 
 
 def conversions():
-    """Two domains, so that the other one is known; items of one are bright, which a linear probe must see."""
+    """Two domains, so that the other one is known; items of one are bright, which a probe must see."""
     family, y = cycle_vae(2), torch.arange(60) % 3 % 2
     x = normals(112, 60, *SIZE) / 10 + (y * 2 - 1).view(-1, 1, 1, 1) * 0.8
     found = conversion_scores(family, x, y, ["dark", "bright"], RandomFeatures(), 0)

@@ -438,6 +438,13 @@ def test_the_guard_skips_non_finite_and_exploding_updates_only():
     assert 0 < taken < 300  # a lasting change of scale is accepted in the end: no deadlock
 
 
+def test_a_player_that_had_won_may_learn_again():
+    guard = Guard(10.0, torch.device("cpu"))
+    norms = [1.0] * 110 + [0.01] * 400 + [3.0]
+    assert [float(guard.check(torch.tensor(norm))) for norm in norms] == [0.0] * len(norms)
+    assert guard.check(torch.tensor(100.0))
+
+
 def test_clipping_bounds_the_gradient():
     weight = torch.nn.Parameter(torch.zeros(2))
     sgd = torch.optim.Adam([weight], 1.0, fused=True)

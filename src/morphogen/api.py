@@ -134,7 +134,7 @@ def check_terms(config: Config, family: Family) -> None:
         for name in given:
             if name not in known:
                 raise UsageError(f"The family has no {what} '{name}'; it has {', '.join(known)}.{near(name, known)}")
-    for player in family.players:
+    for player in (name for name, networks in family.players.items() if networks):
         if player not in config.players:
             raise UsageError(f"The config lacks players.{player}; give it a learning rate, players.{player}.lr.")
         if family.terms[player][0] not in config.terms:

@@ -340,7 +340,7 @@ class Trainer:
         """The cycle's scores of held-out items of one domain, and the KID of them as they are and of translations."""
         assert self.other is not None
         items, other = self.heldout if side == "a" else self.other[1], modality_of(self.shown, to)
-        x = modality_of(self.shown, side).encode(items.take(spaced(len(items), WENT_ROUND))[0])
+        x = modality_of(self.shown, side).encode(items.take(spaced(len(items), WENT_ROUND))[0]).cpu()
         if x.is_floating_point() and x.dim() == 3:
             found = text_cycle(self.shown, side, x, other)[0]
         else:

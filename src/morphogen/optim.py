@@ -73,7 +73,9 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 class Guard:
     """Skips updates whose gradient is not finite or many times its usual norm, without asking the host.
 
-    usual: running norm of good gradients.  streak, skipped: bad updates in a row, and in all.
+    usual: running norm of good gradients. It rises soon and falls slowly: a discriminator that has won for a while has
+    hardly any slope, and the one that comes when it is beaten is no explosion.
+    streak, skipped: bad updates in a row, and in all.
     After a norm that was merely large `usual` grows a little, so that a lasting change of scale is accepted in the end.
     """
 
@@ -87,7 +89,8 @@ class Guard:
         finite = torch.isfinite(norm)
         bad = ~finite | ((norm > self.explode * usual) & (seen > 100))  # the first norms are all over the place
         safe = torch.where(finite, norm, usual)
-        follow = torch.where(seen == 0, safe, torch.lerp(usual, safe, 0.02))
+        pace = torch.where(safe > usual, 0.02, 0.001)
+        follow = torch.where(seen == 0, safe, torch.lerp(usual, safe, pace))
         usual.copy_(torch.where(bad, usual * 1.02, follow))
         streak.copy_(torch.where(bad, streak + 1, torch.zeros_like(streak)))
         skipped.add_(bad)

@@ -223,6 +223,7 @@ def cyclevae_image() -> Config:
         players={
             "autoencoder": PlayerConfig(lr=1e-3, betas=(0.0, 0.99)),
             "discriminator": PlayerConfig(lr=1e-3, betas=(0.0, 0.99)),
+            "probe": PlayerConfig(lr=1e-3, betas=(0.0, 0.99)),
         },
         augment=AugmentConfig(mode="off"),
         train=TrainConfig(steps=20_000, batch_size=64),
@@ -338,10 +339,14 @@ def gan_text() -> Config:
     """
     config = gan_codes()
     config.recipe, config.modality, config.codec = "gan-text", "text", "vae-text"
+    # A codec that says less than it could leaves the decoder to know the language: its samples read better for it.
     config.codec_settings = {
-        "model": {"latent_dim": 64, "free_bits": 0, "chosen_by": "reconstruction"},
-        "terms": {"kl": {"weight": 0.03}},
+        "model": {"latent_dim": 64, "free_bits": 0, "chosen_by": "reconstruction", "decoder": {"word_dropout": 0.05}},
+        "terms": {"kl": {"weight": 0.17}},
     }
+    wide = {"kind": "dense", "hidden": [512, 512, 512]}
+    config.model |= {"generator": wide, "discriminator": wide}
+    config.terms |= {name: TermConfig(weight=1e-2, every=4) for name in ("r1", "r2")}
     config.data = DataConfig(source="builtin:words")
     config.augment = AugmentConfig(mode="off")
     config.sample = SampleConfig(symbols=0.3)  # what to say is in the code: the decoder need not add chance
@@ -388,7 +393,8 @@ def cyclevae_text() -> Config:
     config.recipe, config.modality = "cyclevae-text", "text"
     config.data = DataConfig(source="builtin:words", vocabulary="character")
     config.model = {"latent_dim": 512, "likelihood": "categorical", "loss": "leastsquares", "penalty": "exact",
-                    "encoder": places, "decoder": places, "critic": {**places, "hidden": 128}}  # fmt: skip
+                    "encoder": places, "decoder": places, "critic": {**places, "hidden": 128},
+                    "probe": None}  # fmt: skip
     # What a random code says is no text yet that the encoder should know. And on what is relaxed, a code that the probe
     # or the consistency holds has not moved to where the critic wants it (docs/text.md).
     for name in ("codes", "consistency", "blind", "probe", "r2"):
@@ -418,7 +424,7 @@ def cyclevae_sentences() -> Config:
     weights = {"reconstruction": 1.0, "kl": 0.03, "cycle": 0.5, "cycle_kl": 0.02, "blind": 10.0, "probe": 1.0}
     warmups = {"kl": 1000, "cycle": 2000, "cycle_kl": 2000, "blind": 500}
     config.terms = {n: TermConfig(weight=weight, warmup=warmups.get(n, 0)) for n, weight in weights.items()}
-    config.players["discriminator"] = text.players["discriminator"]
+    config.players["probe"] = text.players["probe"]
     config.evaluate.language_model = False
     return config
 

@@ -32,7 +32,8 @@ from morphogen.nets import ENCODERS, PATCH_CRITICS, build_network
 from morphogen.objectives.adversarial import LOSSES
 from morphogen.objectives.categorical import Categorical
 
-PROBED = 512  # codes that the probe learns from at once
+PROBED = 1024  # codes that the probe learns from at once
+DOUBT = 0.1  # the share that the probe is taught to leave to all domains alike: a sure one would drive codes apart
 
 
 class CycleVAEOptions(VAEOptions, CriticOptions):
@@ -45,8 +46,8 @@ class CycleVAEOptions(VAEOptions, CriticOptions):
         default=None, ge=1, description="how often an item is encoded, by default 2, or, between domains, goes round, 1"
     )
     critic: dict[str, Any] = Field(default_factory=dict, description="kind and options; it judges converted items")
-    probe: dict[str, Any] = Field(
-        default_factory=dict, description="kind and options; it looks for the domain in codes"
+    probe: dict[str, Any] | None = Field(
+        default_factory=dict, description="kind and options; it looks for the domain in codes; null for none"
     )
     pool: int = Field(default=4096, ge=1, description="last codes kept for the probe, which learns from many at once")
 
@@ -55,15 +56,18 @@ class CycleVAE(VAE):
     """Terms of the autoencoder, beside the VAE's: 'cycle' = −log p(x | what came round), 'cycle_kl' of the codes on the
     way, 'consistency' = KL(posterior of what came round ‖ that of the item), 'codes' = −log q(z | decoded z) for z of
     the prior, which teaches the encoder only; between domains also 'adversarial' (converted items fool the critic) and
-    'blind' (the probe sees every domain as likely). Of the discriminator: 'critic', 'probe', 'r1', 'r2'.
+    'blind' (the probe sees every domain as likely). Of the discriminator: 'critic', 'r1', 'r2'; of the probe: 'probe'.
+    The probe is a player of its own because it must be let learn several times a step (`players.probe.repeats`): one
+    that lags behind the encoder misses what a patient one finds in the code afterwards.
     """
 
     Options = CycleVAEOptions
     terms = {  # noqa: RUF012
         "autoencoder": (*VAE.terms["autoencoder"], "cycle", "cycle_kl", "consistency", "codes", "adversarial", "blind"),
-        "discriminator": ("critic", "probe", "r1", "r2"),
+        "discriminator": ("critic", "r1", "r2"),
+        "probe": ("probe",),
     }
-    players = {**VAE.players, "discriminator": ("critic", "probe")}  # noqa: RUF012
+    players = {**VAE.players, "discriminator": ("critic",), "probe": ("probe",)}  # noqa: RUF012
     for_training = ("critic", "probe", "pool_codes", "pool_labels")
     augmentations = ("off", "fixed")
     blind = True
@@ -89,26 +93,37 @@ class CycleVAE(VAE):
         self.cycles = options.cycles or (1 if classes else 2)
         self.converts = bool(classes)  # type: ignore[misc]
         self.criterion = "converted_fid" if classes else "nelbo"  # type: ignore[misc]
-        judges = ("critic", "probe") if getattr(self.density, "carries_gradient", True) else ("probe",)
-        self.players = {**VAE.players, "discriminator": judges if classes else ()}  # type: ignore[misc]
-        if "critic" not in judges:
-            learned = tuple(name for name in self.terms["autoencoder"] if name not in ("codes", "adversarial"))
-            self.terms = {"autoencoder": learned, "discriminator": ("probe",)}  # type: ignore[misc]
+        judged, probed = self._judges(bool(classes))
         self.numbers = {"augment": self.augment.start}
         if classes:
             self.numbers["pooled"] = 0
-            if "critic" in judges:
+            if judged:
                 self.critic = own.get("critic") or build_network(
                     PATCH_CRITICS, {"kind": "conv", **options.critic}, space=space, classes=classes
                 )
-            probe = {"kind": "dense", **options.probe}
-            self.probe = own.get("probe") or build_network(ENCODERS, probe, space=(self.top_dim,), outputs=classes)
+            if probed:
+                probe = {"kind": "dense", **(options.probe or {})}
+                self.probe = own.get("probe") or build_network(ENCODERS, probe, space=(self.top_dim,), outputs=classes)
         self.register_buffer("spread", torch.ones(()))
         self.register_buffer("pool_codes", torch.zeros(options.pool if classes else 0, self.top_dim))
         self.register_buffer("pool_labels", torch.zeros(options.pool if classes else 0, dtype=torch.long))
         self.spread: Tensor
         self.pool_codes: Tensor
         self.pool_labels: Tensor
+
+    def _judges(self, domains: bool) -> tuple[bool, bool]:
+        """Whether there are a critic and a probe: both between domains only, and a critic where gradients pass through
+        what is made. Players and terms that are not there are struck out."""
+        judged = domains and getattr(self.density, "carries_gradient", True)
+        probed = domains and self.options.probe is not None
+        judges = {"discriminator": ("critic",) if judged else (), "probe": ("probe",) if probed else ()}
+        self.players = {**VAE.players, **judges}  # type: ignore[misc]
+        if domains:
+            without = {*(() if judged else ("codes", "adversarial")), *(() if probed else ("blind",))}
+            terms = {player: names if self.players[player] else () for player, names in self.terms.items()}
+            terms["autoencoder"] = tuple(name for name in terms["autoencoder"] if name not in without)
+            self.terms = terms  # type: ignore[misc]
+        return judged, probed
 
     @torch.no_grad()
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
@@ -120,6 +135,8 @@ class CycleVAE(VAE):
     def losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         if turn.player == "discriminator":
             return self._critic_losses(turn, batch)
+        if turn.player == "probe":
+            return self._probe_losses(turn, batch)
         terms, (x, encoded, found) = self.bound(turn, batch)
         y, wanted = batch.get("label"), turn.weights.keys()
         made: list[tuple[Tensor, Tensor | None]] = []  # what the critic judges: converted items, and drawn ones
@@ -208,28 +225,31 @@ class CycleVAE(VAE):
         return judge(self.critic, turn, purpose, x, y, self.augment, self.numbers["augment"])
 
     def _critic_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        y, terms = batch["label"], {}
-        x = self.observe(batch["a"], turn.generator("binarize", y.device))
-        if "critic" in turn.weights:
-            fake, fake_y = turn.cache.pop("fake", (None, y))
-            if fake is None:  # a further turn in the same step
-                fake_y = self._other_domain(turn, y, 0)
-                with torch.no_grad():
-                    fake = self.generate(self.explain(self.encoder(x, None), y, None).code, fake_y)
-            logits = self._judge(turn, "both", torch.cat([x, fake]), torch.cat([y, fake_y])).chunk(2)
-            terms["critic"] = whole(LOSSES[self.options.loss].discriminator(*logits))
-            for name, items, item_y in (("r1", x, y), ("r2", fake, fake_y)):
-                if name in turn.weights:
-                    terms[name] = slope_penalty(
-                        self.critic, turn, name, items, item_y, self.augment, self.numbers["augment"], self.spread,
-                        self.options.difference,
-                    )  # fmt: skip
-        if "probe" in turn.weights:
+        y, x = batch["label"], self._observed(turn, batch)
+        fake, fake_y = turn.cache.pop("fake", (None, y))
+        if fake is None:  # a further turn in the same step
+            fake_y = self._other_domain(turn, y, 0)
             with torch.no_grad():
-                mean = self.top(self.encoder(x, None)).mean
-            codes, labels = self._pooled(turn, mean, y)
-            terms["probe"] = F.cross_entropy(self.probe(codes, None), labels)
+                fake = self.generate(self.explain(self.encoder(x, None), y, None).code, fake_y)
+        logits = self._judge(turn, "both", torch.cat([x, fake]), torch.cat([y, fake_y])).chunk(2)
+        terms = {"critic": whole(LOSSES[self.options.loss].discriminator(*logits))}
+        for name, items, item_y in (("r1", x, y), ("r2", fake, fake_y)):
+            if name in turn.weights:
+                terms[name] = slope_penalty(
+                    self.critic, turn, name, items, item_y, self.augment, self.numbers["augment"], self.spread,
+                    self.options.difference,
+                )  # fmt: skip
         return terms
+
+    def _probe_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            mean = self.top(self.encoder(self._observed(turn, batch), None)).mean
+        codes, labels = self._pooled(turn, mean, batch["label"])
+        return {"probe": F.cross_entropy(self.probe(codes, None), labels, label_smoothing=DOUBT)}
+
+    def _observed(self, turn: Turn, batch: dict[str, Tensor]) -> Tensor:
+        """The batch's items (B, *space) as the encoder sees them."""
+        return self.observe(batch["a"], turn.generator("binarize", batch["a"].device))
 
     def _pooled(self, turn: Turn, codes: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """`PROBED` of the last codes and their labels, after the new codes (B, Z) have taken the oldest ones' places:

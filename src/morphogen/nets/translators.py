@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from morphogen.nets.blocks import ResidualBlock, Role, Space, crop
+from morphogen.nets.blocks import Block, ResidualBlock, Role, Space, crop
 from morphogen.nets.text import PlacesTranslator
 
 
@@ -106,9 +106,10 @@ class UNetTranslator(Role):
         return _at_multiple(self._body, fitted(x, self.size), self.multiple)
 
 
-class PatchDiscriminator(Role):
+class PatchDiscriminator(Role, Block):
     """Strided convolutions to a map of logits, each of which sees one patch (Isola et al. 2017, section 3.2.2).
 
+    With labels a patch's logit is also ⟨embedding(y), its features⟩ (Miyato & Koyama 2018, eq. 3).
     width: channels at half the full size; each further halving doubles them, up to `most`.
     """
 
@@ -122,11 +123,18 @@ class PatchDiscriminator(Role):
         layers += [nn.Conv2d(channels, min(most, 2 * channels), 3, padding=1), nn.LeakyReLU(0.2)]
         self.body = nn.Sequential(*layers)
         self.last = nn.Conv2d(min(most, 2 * channels), 1, 3, padding=1)
+        self.embedding = nn.Embedding(classes, min(most, 2 * channels)) if classes else None
+
+    def reset_own_parameters(self) -> None:
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight, std=0.02)  # labels begin as a hint, not as the verdict
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         h = self.body(x)
         with torch.autocast(h.device.type, enabled=False):
-            return self.last(h.float()).squeeze(1)
+            h = h.float()
+            logits = self.last(h).squeeze(1)
+            return logits if self.embedding is None else logits + (self.embedding(y)[:, :, None, None] * h).sum(1)
 
 
 def fitted(x: Tensor, size: tuple[int, int]) -> Tensor:
