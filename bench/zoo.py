@@ -111,11 +111,12 @@ ZOO = {
         CAPTIONS,
     ),
     "gan-coco": (
-        "morphogen train gan-text --data ../shared/data/text/coco-train.txt --steps 5000 --set 'codec_settings={model: "
-        "{latent_dim: 64, free_bits: 0, chosen_by: reconstruction}, terms: {kl: {weight: 0.03, warmup: 1000}}, train: "
-        "{steps: 4000, evaluate_every: 1000}, evaluate: {samplers: [gmm], final_samples: 1000, likelihood_items: 100, "
-        "importance_samples: 20, language_model: false}}' --set train.evaluate_every=1000 "
-        "--set evaluate.final_samples=5000 --set evaluate.samples=1000",
+        "morphogen train gan-text --data ../shared/data/text/coco-train.txt --steps 40000 --set "
+        "'codec_settings={model: {latent_dim: 64, free_bits: 0, chosen_by: reconstruction, decoder: {word_dropout: "
+        "0.05}}, terms: {kl: {weight: 0.17, warmup: 1000}}, train: {steps: 4000, evaluate_every: 1000}, evaluate: "
+        "{samplers: [gmm], final_samples: 1000, likelihood_items: 100, importance_samples: 20, language_model: false}}"
+        "' --set sample.symbols=0.72 --set train.evaluate_every=4000 --set evaluate.final_samples=5000 "
+        "--set evaluate.samples=1000",
         CAPTIONS,
     ),
     "cyclegan-cipher": (
