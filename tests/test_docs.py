@@ -30,6 +30,7 @@ from morphogen.families.base import Turn, seed_of
 from morphogen.families.cycle_gan import CycleGAN, CycleGANOptions
 from morphogen.families.cycle_vae import CycleVAE, CycleVAEOptions
 from morphogen.families.gan import GAN, GANOptions
+from morphogen.families.noise import NoiseOptions
 from morphogen.families.vae import VAE, VAEOptions
 from morphogen.health import cycle_findings
 from morphogen.metrics.extractors import RandomFeatures
@@ -275,6 +276,12 @@ def r1():
     spread = np.var(x.numpy(), axis=0, ddof=1).sum()
     turn = Turn("discriminator", 0, 0, {})
     return family._penalty(turn, "r1", x, None), spread * slope(x).square().sum(1)
+
+
+def noised():
+    x, e, s = normals(16, 9, 2), normals(17, 9, 2), torch.linspace(0.02, 2, 9)[:, None]
+    place = 2 * (s / 0.02).log() / math.log(2 / 0.02) - 1
+    return NoiseOptions(least=0.02, most=2).seen(x, s[:, 0], e), torch.cat([(x + s * e) / (1 + s**2) ** 0.5, place], 1)
 
 
 def difference():
@@ -1015,6 +1022,7 @@ FORMULAS = {
     adv + "squared_difference": lambda _: difference(),
     adv + "unit_slope": lambda _: gradient_penalty(),
     "families.gan.GAN._penalty": lambda _: r1(),
+    "families.noise.NoiseOptions.seen": lambda _: noised(),
     "families.gan.GAN._measure_gap": lambda _: gap(),
     "families.gan.GAN.after_step": lambda _: adaptive(),
     "families.gan.GAN.score": lambda _: score(),

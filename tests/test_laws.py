@@ -39,6 +39,11 @@ OPTIONS = {
 }  # fmt: skip
 """family, and what sets it apart, → modality → its options."""
 CRITICS = {"critic_a": {"width": 8}, "critic_b": {"width": 8}}
+OPTIONS["gan noise"] = {
+    "image": OPTIONS["gan"]["image"] | {"noise": {}},
+    "points": {"generator": {"kind": "dense", "waves": 2}, "noise": {"power": 0.5},
+               "discriminator": {"kind": "dense", "waves": 2, "plain": 1}},
+}  # fmt: skip
 OPTIONS["cycle_gan"] = {
     "image": {"to_a": CONV, "to_b": {**CONV, "features": 16}, "critic_a": {**CONV, "features": 16}},
     "points": {f"{role}_{side}": {"kind": "dense"} for role in ("to", "critic") for side in "ab"},

@@ -46,28 +46,36 @@ def gan_image() -> Config:
 
 
 def gan_points() -> Config:
-    """A GAN on plain vectors, for toy truth: `--data builtin:grid` and `builtin:ring` show whether modes are lost."""
-    hidden = [256, 256, 256]
+    """A GAN on plain vectors, for toy truth: `--data builtin:grid` and `builtin:ring` show whether modes are lost.
+
+    What D sees is noised at all levels at once, high ones meant to keep every mode, low ones to make it sharp;
+    waves are to let a small generator jump from mode to mode.
+    """
+    hidden = [128, 128, 128]
     return Config(
         recipe="gan-points",
         family="gan",
         modality="points",
         data=DataConfig(source="builtin:grid"),
         model={
-            "latent_dim": 16,
+            "latent_dim": 2,
             "loss": "relativistic",
-            "generator": {"kind": "dense", "hidden": hidden},
-            "discriminator": {"kind": "dense", "hidden": hidden, "waves": 6},
+            "generator": {"kind": "dense", "hidden": hidden, "waves": 5},
+            "discriminator": {"kind": "dense", "hidden": hidden, "waves": 6, "plain": 1},
+            "noise": {"least": 0.01, "most": 1.0, "power": 0.7},
         },
         terms={
             "generator": TermConfig(),
             "discriminator": TermConfig(),
-            "r1": TermConfig(weight=2e-3, every=4),
-            "r2": TermConfig(weight=2e-3, every=4),
+            "r1": TermConfig(weight=0.005, every=4),
+            "r2": TermConfig(weight=0.005, every=4),
         },
-        players={"generator": PlayerConfig(lr=1e-3), "discriminator": PlayerConfig(lr=1e-3)},
+        players={
+            "generator": PlayerConfig(lr=2e-3, betas=(0.5, 0.99)),
+            "discriminator": PlayerConfig(lr=3e-3, betas=(0.5, 0.99)),
+        },
         augment=AugmentConfig(mode="off"),
-        train=TrainConfig(steps=4000, batch_size=256, precision="float32"),
+        train=TrainConfig(steps=10_000, batch_size=256, decay_from=0.3, precision="float32"),
     )
 
 

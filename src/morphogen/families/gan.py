@@ -7,10 +7,11 @@ so each step runs the generator once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from morphogen.config import AugmentConfig
@@ -18,6 +19,7 @@ from morphogen.errors import UsageError
 from morphogen.families.base import CHUNK, Family, Turn, chunks, seed_of
 from morphogen.families.critic import CriticOptions, fooling, judge, slope_penalty, spread_of
 from morphogen.families.diagnosis import Activity, judged
+from morphogen.families.noise import NoiseOptions
 from morphogen.nets import DISCRIMINATORS, GENERATORS, build_network
 from morphogen.objectives.adversarial import LOSSES, unit_slope
 
@@ -27,13 +29,21 @@ class GANOptions(CriticOptions):
 
     generator: dict[str, Any] = Field(default_factory=dict, description="kind and its options")
     discriminator: dict[str, Any] = Field(default_factory=dict, description="kind and its options")
+    noise: NoiseOptions | None = Field(default=None, description="levels of noise on what the discriminator sees")
+
+    @model_validator(mode="after")
+    def _slope_of_noised_items(self) -> GANOptions:
+        if self.noise is not None and self.penalty == "difference":
+            raise ValueError("with noise the penalty must be exact")
+        return self
 
 
 class GAN(Family):
     """Terms: 'generator' for the generator's player; 'discriminator', 'r1', 'r2', 'gradient_penalty' for the other's.
 
     R1 and R2 are counted in units of the data's own spread (their total variance), which is what makes one weight fit
-    8x8 digits and 128x128 photographs: D's slope is measured per data-set diameter, not per grey level.
+    8x8 digits and 128x128 photographs: D's slope is measured per data-set diameter, not per grey level. With noise on
+    what D sees the unit is the noise's own σ, and D, told the level, sees one channel more.
     """
 
     Options = GANOptions
@@ -57,8 +67,9 @@ class GAN(Family):
         self.generator = own.get("generator") or build_network(
             GENERATORS, options.generator, space=space, latent_dim=options.latent_dim, classes=classes
         )
+        seen = space if options.noise is None else (space[0] + 1, *space[1:])
         self.discriminator = own.get("discriminator") or build_network(
-            DISCRIMINATORS, options.discriminator, space=space, classes=classes
+            DISCRIMINATORS, options.discriminator, space=seen, classes=classes
         )
         self.register_buffer("spread", torch.ones(()))
         self.spread: Tensor
@@ -77,49 +88,72 @@ class GAN(Family):
         return self._discriminator_losses(turn, batch)
 
     def _generator_losses(self, turn: Turn, real: Tensor, y: Tensor | None) -> dict[str, Tensor]:
-        fake = self._fake(turn, len(real), y)
+        fake, level = self._fake(turn, len(real), y), self._levels(turn, real)
         turn.cache["fake"] = fake.detach(), y
-        judge_real, judge_fake = lambda: self._judge(turn, "real", real, y), lambda: self._judge(turn, "fake", fake, y)
-        return {"generator": fooling(self.options.loss, judge_real, judge_fake)}
+        judge_real = lambda: self._judge(turn, "real", real, y, level)
+        loss = fooling(self.options.loss, judge_real, lambda: self._judge(turn, "fake", fake, y, level))
+        return {"generator": loss if level is None else level**self.options.noise.power * loss}
 
     def _discriminator_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         real, y = batch["a"], batch.get("label")
+        level = self._levels(turn, real)
         fake, fake_y = turn.cache.pop("fake", (None, y))
         if fake is None:  # a further turn in the same step
             with torch.no_grad():
                 fake = self._fake(turn, len(real), y)
         both, labels = torch.cat([real, fake]), None if y is None else torch.cat([y, fake_y])
-        real_logit, fake_logit = self._judge(turn, "both", both, labels).chunk(2)
+        levels = None if level is None else torch.cat([level, level])
+        real_logit, fake_logit = self._judge(turn, "both", both, labels, levels).chunk(2)
         terms = {"discriminator": LOSSES[self.options.loss].discriminator(real_logit, fake_logit)}
         for name, items, item_y in (("r1", real, y), ("r2", fake, fake_y)):
             if name in turn.weights:
-                terms[name] = self._penalty(turn, name, items, item_y)
+                terms[name] = self._penalty(turn, name, items, item_y, level)
         if "gradient_penalty" in turn.weights:
-            mix = turn.uniform("mix", len(real), device=real.device)
-            terms["gradient_penalty"] = unit_slope(lambda x: self.discriminator(x, y), real, fake, mix)
+            mix, critic = turn.uniform("mix", len(real), device=real.device), self._critic(turn, "mix", level)
+            terms["gradient_penalty"] = unit_slope(lambda x: critic(x, y), real, fake, mix)
         if "heldout" in batch:
-            self._measure_gap(turn, batch, real_logit, fake_logit)
+            self._measure_gap(turn, batch, real_logit, fake_logit, level)
         return terms
 
     def _fake(self, turn: Turn, count: int, y: Tensor | None) -> Tensor:
         return self.generate(turn.normal("z", count, self.latent_dim, device=self.device), y)
 
-    def _judge(self, turn: Turn, purpose: str, x: Tensor, y: Tensor | None) -> Tensor:
-        return judge(self.discriminator, turn, purpose, x, y, self.augment, self.numbers["augment"])
+    def _levels(self, turn: Turn, x: Tensor) -> Tensor | None:
+        """The noise levels (B,) at which D sees items x (B, *space) in this turn."""
+        return None if self.options.noise is None else self.options.noise.levels(turn, len(x), x.device)
 
-    def _penalty(self, turn: Turn, name: str, x: Tensor, y: Tensor | None) -> Tensor:
+    def _critic(self, turn: Turn, purpose: str, level: Tensor | None) -> Callable[..., Tensor]:
+        """D as a function of items without noise, of which it sees noised ones."""
+        if level is None:
+            return self.discriminator
+        options, noise = self.options.noise, lambda x: turn.normal("noise " + purpose, *x.shape, device=x.device)
+        return lambda x, y: self.discriminator(options.seen(x, level, noise(x)), y)
+
+    def _judge(self, turn: Turn, purpose: str, x: Tensor, y: Tensor | None, level: Tensor | None) -> Tensor:
+        return judge(self._critic(turn, purpose, level), turn, purpose, x, y, self.augment, self.numbers["augment"])
+
+    def _penalty(self, turn: Turn, name: str, x: Tensor, y: Tensor | None, level: Tensor | None = None) -> Tensor:
         return slope_penalty(
-            self.discriminator, turn, name, x, y, self.augment, self.numbers["augment"], self.spread,
-            self.options.difference,
+            self._critic(turn, name, level), turn, name, x, y, self.augment, self.numbers["augment"],
+            self.spread if level is None else level.square(), self.options.difference,
         )  # fmt: skip
+
+    def _logit(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """D's logits (B,) of items as they are: where it expects noise, none at the least level."""
+        if self.options.noise is None:
+            return self.discriminator(x, y)
+        least = torch.full((len(x),), self.options.noise.least, device=x.device)
+        return self.discriminator(self.options.noise.seen(x, least, torch.zeros_like(x)), y)
 
     def wants_heldout(self, step: int) -> bool:
         return self.augment.mode == "adaptive" and len(self.modality.space) == 3 and step % self.augment.every == 0
 
     @torch.no_grad()
-    def _measure_gap(self, turn: Turn, batch: dict[str, Tensor], real_logit: Tensor, fake_logit: Tensor) -> None:
+    def _measure_gap(
+        self, turn: Turn, batch: dict[str, Tensor], real_logit: Tensor, fake_logit: Tensor, level: Tensor | None = None
+    ) -> None:
         """How much of D's lead on training items is lost on held-out ones (Karras et al. 2020, eq. 1, r_v)."""
-        heldout = self._judge(turn, "heldout", batch["heldout"], batch.get("heldout_label"))
+        heldout = self._judge(turn, "heldout", batch["heldout"], batch.get("heldout_label"), level)
         seen, unseen, fake = real_logit.mean(), heldout.mean(), fake_logit.mean()
         turn.cache["gap"] = (seen - unseen) / (seen - fake).clamp_min(1e-3)
 
@@ -142,7 +176,7 @@ class GAN(Family):
         A relativistic discriminator's logits have no origin of their own: there it is the mean logit of 500 samples of
         the same label, so that 0.5 is a typical sample's.
         """
-        logits = torch.cat([self.discriminator(part, label) for _, part, label in chunks(x, y, 500)])
+        logits = torch.cat([self._logit(part, label) for _, part, label in chunks(x, y, 500)])
         if not LOSSES[self.options.loss].generator_sees_real:
             return torch.sigmoid(logits)
         if y is None:
@@ -160,16 +194,16 @@ class GAN(Family):
             seen.again()
             with seen:
                 fake = self.generate(noise[start : start + CHUNK], label)
-                logits[1].append(self.discriminator(unseen, label))
-            logits[2].append(self.discriminator(fake, label))
-        logits[0] = [self.discriminator(part, label) for _, part, label in chunks(train["a"], train.get("label"))]
+                logits[1].append(self._logit(unseen, label))
+            logits[2].append(self._logit(fake, label))
+        logits[0] = [self._logit(part, label) for _, part, label in chunks(train["a"], train.get("label"))]
         return judged("discriminator", *map(torch.cat, logits)) | seen.numbers()
 
     def _mean_fake_logit(self, label: int | None, count: int = 500) -> Tensor:
         """The mean logit () of samples of one label."""
         labels = None if label is None else torch.full((count,), label)
         samples = torch.cat(list(self.items_of(self.noise(count, 0), labels)))
-        return self.discriminator(samples, None if labels is None else labels.to(samples.device)).mean()
+        return self._logit(samples, None if labels is None else labels.to(samples.device)).mean()
 
     @torch.enable_grad()
     def encode(

@@ -226,23 +226,40 @@ class ResidualEncoder(ResidualTrunk):
         return self.summary(self.features(x), y)
 
 
+class Waves(nn.Module):
+    """Numbers (B, D), and sin and cos of each at so many octaves beside them (B, D · (1 + 2 · octaves)), the Fourier
+    features of Tancik et al. 2020, section 4."""
+
+    def __init__(self, octaves: int):
+        super().__init__()
+        self.register_buffer("octaves", 2.0 ** torch.arange(octaves), persistent=False)
+        self.octaves: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = (x.unsqueeze(2) * self.octaves).flatten(1)
+        return torch.cat([x, angles.sin(), angles.cos()], dim=1)
+
+
 class DenseGenerator(Role):
     """Fully connected layers only, for points and for the seed's generator.
 
     norm_momentum: torch's momentum of batch normalisation after each activation; None leaves it out.
+    waves: octaves of sin and cos of every latent number beside it (Tancik et al. 2020): a short way in the latent space
+        can then be a long one among the items, as it must be between two modes with nothing in between.
     """
 
     ranks = (1, 3)
 
     def __init__(
         self, space: Space, latent_dim: int, classes: int = 0, *, hidden: tuple[int, ...] = (256, 256, 256),
-        slope: float = 0.2, norm_momentum: float | None = None,
+        slope: float = 0.2, norm_momentum: float | None = None, waves: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.space = tuple(space)
         self.noise = ConditionedNoise(latent_dim, classes)
+        self.waves = Waves(waves)
         layers: list[nn.Module] = []
-        width = self.noise.out_dim
+        width = self.noise.out_dim * (1 + 2 * waves)
         for out in hidden:
             layers += [nn.Linear(width, out), nn.LeakyReLU(slope)]
             layers += [nn.BatchNorm1d(out, momentum=norm_momentum)] if norm_momentum else []
@@ -250,7 +267,7 @@ class DenseGenerator(Role):
         self.body = nn.Sequential(*layers, nn.Linear(width, int(torch.tensor(space).prod())))
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.body(self.noise(z, y)).view(-1, *self.space)
+        return self.body(self.waves(self.noise(z, y))).view(-1, *self.space)
 
 
 class DenseDiscriminator(Role):
@@ -258,18 +275,22 @@ class DenseDiscriminator(Role):
 
     waves: octaves of sin and cos of every coordinate beside it (Tancik et al. 2020). Without them a small network is
     blind to structure much finer than the whole cloud, such as the modes of the grid, 1/50 of its width.
+    plain: how many of the last coordinates get no waves, such as the level of `model.noise`.
     """
 
     ranks = (1, 3)
 
     def __init__(
-        self, space: Space, classes: int = 0, *, hidden: tuple[int, ...] = (256, 256, 256), waves: int = 0
+        self, space: Space, classes: int = 0, *, hidden: tuple[int, ...] = (256, 256, 256), waves: int = 0,
+        plain: int = 0,
     ):  # fmt: skip
         super().__init__()
-        self.register_buffer("octaves", 2.0 ** torch.arange(waves), persistent=False)
-        self.octaves: Tensor
+        size = int(torch.tensor(space).prod())
+        if not 0 <= plain <= size:
+            raise ValueError(f"plain={plain} of {size} coordinates")
+        self.waves, self.waved = Waves(waves), size - plain
         layers: list[nn.Module] = []
-        width = int(torch.tensor(space).prod()) * (1 + 2 * waves)
+        width = size + 2 * waves * self.waved
         for out in hidden:
             layers += [nn.Linear(width, out), nn.LeakyReLU(0.2)]
             width = out
@@ -278,8 +299,8 @@ class DenseDiscriminator(Role):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         x = x.flatten(1)
-        angles = (x.unsqueeze(2) * self.octaves).flatten(1)  # (B, D · waves)
-        return self.verdict(self.body(torch.cat([x, angles.sin(), angles.cos()], dim=1)), y)
+        h = torch.cat([self.waves(x[:, : self.waved]), x[:, self.waved :]], dim=1)
+        return self.verdict(self.body(h), y)
 
 
 class DenseEncoder(Role):
