@@ -649,3 +649,14 @@ def test_check_says_why_it_would_not_train(tmp_path):
 def test_the_package_does_not_import_torch():
     code = "import sys, morphogen.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
+
+
+def test_a_label_may_join_attributes():
+    data = prepare(open_source("builtin:digits"))
+    data.labels["half"] = np.array(["left", "right"] * 899)[: len(data)]
+    both = data.with_label("label+half")
+    assert both.labels["label+half"][:3].tolist() == [
+        f"{digit}+{half}" for digit, half in zip(data.labels["label"][:3], ["left", "right", "left"], strict=True)
+    ]
+    assert "label+half" not in data.labels  # the data set itself stays as it was
+    assert data.with_label("label") is data and data.with_label("label+colour") is data

@@ -198,6 +198,7 @@ class SampleConfig(Section):
 
     temperature: float = Field(default=1.0, gt=0, description="factor on the noise")
     truncation: float | None = Field(default=None, gt=0, description="noise beyond this is drawn anew")
+    tries: int = Field(default=1, ge=1, description="of a GAN: how many a sample is chosen among by the discriminator")
     symbols: float = Field(default=1.0, gt=0, description="temperature of the symbols of a text")
     top_p: float = Field(default=1.0, gt=0, le=1, description="of a text: only the likeliest symbols of so much mass")
     grain: float = Field(default=0.0, ge=0, le=1, description="of a VAE: how much of the likelihood's own noise samples"

@@ -134,10 +134,11 @@ def _domain(d: DataConfig, seed: int, sound: bool = False, like: Dataset | None 
         dataset = prepare(
             source, size=parse_size(d.size), fit=d.fit, channels=d.channels, max_bad=d.max_bad, length=d.length
         )
+    dataset = dataset.with_label(d.label)
     classes = _classes(dataset, d.label)
     if d.heldout:
         train = dataset
-        heldout = read_like(d.heldout, dataset, d.fit, d.label_pattern, minimum=8, unit=d.split)
+        heldout = read_like(d.heldout, dataset, d.fit, d.label_pattern, minimum=8, unit=d.split).with_label(d.label)
         how = f"named by data.heldout: {d.heldout}"
         if d.label is not None:
             heldout = of_known_classes(heldout, d.label, classes)
@@ -268,6 +269,7 @@ def labels_for(
     if label is not None or not model.classes:
         return label
     name = model.description.label
+    dataset = dataset.with_label(name)
     if name not in dataset.labels:
         if not needed:
             return None

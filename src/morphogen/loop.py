@@ -101,11 +101,12 @@ def spaced(n: int, most: int) -> np.ndarray:
 def sample_raw(
     family: Family, modality: Any, count: int, seed: int, labels: Tensor | None,
     temperature: float = 1.0, truncation: float | None = None,
-    drawing: tuple[float, float, float] = (1.0, 1.0, 0.0),
+    drawing: tuple[float, float, float] = (1.0, 1.0, 0.0), tries: int = 1,
 ) -> np.ndarray:  # fmt: skip
     """Raw items (count, *item) of a model in evaluation mode; labels (count,) where it is conditional; drawing:
-    see `Family.drawn`."""
-    codes = family.codes(count, seed, labels, temperature, truncation)
+    see `Family.drawn`; tries: see `Family.chosen_codes`."""
+    how = seed, labels, temperature, truncation
+    codes = family.codes(count, *how) if tries == 1 else family.chosen_codes(count, *how, tries)
     with family.drawn(*drawing):
         return np.concatenate([modality.decode(x) for x in family.items_of(codes, labels)])
 

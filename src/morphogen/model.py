@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from morphogen import __version__
 from morphogen.config import AugmentConfig, SampleConfig, near, validate
+from morphogen.data.dataset import TOGETHER
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.families import FAMILIES, Family
 from morphogen.families.base import chunks, seed_of
@@ -105,21 +106,39 @@ class Model:
         return self.description.classes
 
     def labels(self, label: str | list[str] | None, count: int, seed: int = 0) -> Tensor | None:
-        """Class numbers (count,): one label for all, 'all' for a cycle, a list, or None for training frequencies."""
+        """Class numbers (count,): one label for all, 'all' for a cycle, a list, or None for training frequencies.
+
+        Where the label joins several attributes ('digit+speaker'), one value may stand for it ('7'): the others are
+        then drawn with the training frequencies, and 'all' is a cycle of the first attribute's values.
+        """
         if not self.classes:
             if label is not None:
                 raise UsageError("This model knows no labels; train one with --set data.label=label.")
             return None
+        counts = self.description.label_counts
         if label is None:
-            return frequent_labels(self.description.label_counts, count, seed)
+            return frequent_labels(counts, count, seed)
         if label == "all":
-            return torch.arange(count) % len(self.classes)
-        names = [label] * count if isinstance(label, str) else [str(name) for name in label]
-        for name in names:
-            if name not in self.classes:
+            values = sorted({self._values(name)[0] for name in self.classes})
+            label = [values[k % len(values)] for k in range(count)]
+        names = np.asarray([label] * count if isinstance(label, str) else label, str)
+        numbers = torch.zeros(count, dtype=torch.long)
+        for name in dict.fromkeys(names.tolist()):
+            rows = np.flatnonzero(names == name)
+            fitting = [k for k, whole in enumerate(self.classes) if name in (whole, *self._values(whole))]
+            if not fitting:
                 listed = ", ".join(self.classes[:20])
                 raise UsageError(f"The model has no label '{name}'; it has {listed}.{near(name, self.classes)}")
-        return torch.tensor([self.classes.index(name) for name in names])
+            if len(fitting) == 1:
+                numbers[rows] = fitting[0]
+                continue
+            only = [n if k in fitting else 0 for k, n in enumerate(counts)]
+            numbers[rows] = frequent_labels(only, count, seed_of(seed, name))[rows]
+        return numbers
+
+    def _values(self, name: str) -> list[str]:
+        """The values that a label's name joins; the name alone where it joins none."""
+        return name.split(TOGETHER) if TOGETHER in (self.description.label or "") else [name]
 
     def sample(
         self, count: int = 64, seed: int = 0, label: str | list[str] | None = None, temperature: float | None = None,
@@ -138,7 +157,7 @@ class Model:
         labels = self.labels(label, count, seed)
         raw = sample_raw(
             self.family, self.modality, count, seed, labels,
-            how.temperature, how.truncation, (how.symbols, how.top_p, how.grain),
+            how.temperature, how.truncation, (how.symbols, how.top_p, how.grain), how.tries,
         )  # fmt: skip
         return self.modality.array(raw)
 

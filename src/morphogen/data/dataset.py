@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from morphogen.errors import MorphogenError, UsageError
 
 MAX_BAD, MINIMUM = 0.1, 32
 JOINED = "domain"  # the label of items that come from two sources
+TOGETHER = "+"  # between the attributes that make one label, and between their values
 _BLOCK = 256  # items decoded before they are handed on: bounds what waits in memory
 _CACHE_FORMAT = 1  # part of every cache key; raise it when decoding changes
 T = TypeVar("T")
@@ -90,6 +91,15 @@ class Dataset:
             space=self.space,
             rate=self.rate,
         )
+
+    def with_label(self, name: str | None) -> "Dataset":
+        """The same items, where `name` joins several attributes ('digit+speaker') with that one, too: '7+theo'."""
+        parts = [] if name is None or name in self.labels else name.split(TOGETHER)
+        if len(parts) < 2 or any(part not in self.labels for part in parts):
+            return self  # who asks for the label says what is missing
+        columns = [np.asarray(self.labels[part], str) for part in parts]
+        both = np.array([TOGETHER.join(values) for values in zip(*columns, strict=True)])
+        return replace(self, labels={**self.labels, name: both})  # type: ignore[dict-item]
 
     def keys(self) -> list[object]:
         """What must not be parted, by row: equal items, and windows of one recording."""

@@ -43,6 +43,12 @@ def rows_of_noise(z: Tensor, width: int) -> Tensor:
     return torch.stack(rows).to(z.device)
 
 
+def uniform_rows(count: int, *purpose: object) -> Tensor:
+    """Numbers between 0 and 1 (count,), each a function of (purpose, row), whatever the count."""
+    generators = [torch.Generator().manual_seed(seed_of(*purpose, k)) for k in range(-(-count // CHUNK))]
+    return torch.cat([torch.rand(CHUNK, generator=g) for g in generators])[:count]
+
+
 def apart(x: Tensor, other: Tensor) -> Tensor:
     """Mean |x − other| (B,) of each pair of items; of numbered symbols, which have no distance, the differing share."""
     return ((x - other).abs() if x.is_floating_point() else (x != other).float()).flatten(1).mean(1)
@@ -205,11 +211,14 @@ class Family(nn.Module, ABC):
         truncation: float | None = None,
     ) -> Tensor:  # fmt: skip
         """Latent codes (count, Z) drawn from the prior, of labels (count,); row i is a function of (seed, i, label)."""
-        noise = self.noise(count, seed, temperature, truncation)
-        chunks = range(-(-count // CHUNK))
-        generators = [torch.Generator().manual_seed(seed_of(seed, "pick", k)) for k in chunks]
-        pick = torch.cat([torch.rand(CHUNK, generator=g) for g in generators])[:count]
+        noise, pick = self.noise(count, seed, temperature, truncation), uniform_rows(count, seed, "pick")
         return torch.cat(list(self._in_chunks(self.draw, labels, noise, pick))).cpu()
+
+    def chosen_codes(
+        self, count: int, seed: int, labels: Tensor | None, temperature: float, truncation: float | None, tries: int
+    ) -> Tensor:
+        """`codes`, each chosen among `tries`."""
+        raise UsageError("Only a GAN chooses among its samples, by its discriminator; set sample.tries=1.")
 
     def items_of(self, codes: Tensor, labels: Tensor | None) -> Iterator[Tensor]:
         """Items of latent codes (N, Z) in chunks (≤ CHUNK, *space)."""

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
-from morphogen.families.base import CHUNK, Family, Turn, chunks, seed_of
+from morphogen.families.base import CHUNK, Family, Turn, chunks, seed_of, uniform_rows
 from morphogen.families.critic import CriticOptions, fooling, judge, slope_penalty, spread_of
 from morphogen.families.diagnosis import Activity, judged
 from morphogen.families.noise import NoiseOptions
 from morphogen.nets import DISCRIMINATORS, GENERATORS, build_network
 from morphogen.objectives.adversarial import LOSSES, unit_slope
+
+RATIOS = ("relativistic", "nonsaturating")
+"""Losses whose best discriminator's logits are log p_data − log p_model, but for a constant."""
 
 
 class GANOptions(CriticOptions):
@@ -168,6 +171,28 @@ class GAN(Family):
         move = self.augment.every * batch_size / self.augment.images
         move = move if self.numbers["gap"] > self.augment.target else -move
         self.numbers["augment"] = min(self.augment.most, max(0.0, self.numbers["augment"] + move))
+
+    @torch.no_grad()
+    def chosen_codes(
+        self, count: int, seed: int, labels: Tensor | None, temperature: float, truncation: float | None, tries: int
+    ) -> Tensor:
+        """`codes`, each chosen among `tries` with a chance proportional to what the discriminator takes for the ratio
+        of the data's density to the samples' (sampling-importance-resampling, Grover et al. 2019, section 3; by the
+        discriminator as Azadi et al. 2019, eq. 4). The chance is drawn by the Gumbel maximum.
+
+        UsageError with a loss whose logits are no log-ratios.
+        """
+        if self.options.loss not in RATIOS:
+            raise UsageError(f"sample.tries needs model.loss={' or '.join(RATIOS)}: only their logits are log-ratios.")
+        best, chosen = torch.full((count,), -torch.inf), torch.zeros(count, self.latent_dim)
+        for k in range(tries):
+            codes = self.codes(count, seed_of(seed, "try", k), labels, temperature, truncation)
+            judged = self._in_chunks(lambda z, y: self._logit(self.generate(z, y), y), labels, codes)
+            u = uniform_rows(count, seed, "choice", k).clamp(1e-12, 1 - 1e-7)
+            worth = torch.cat(list(judged)).cpu() - (-u.log()).log()
+            chosen[worth > best] = codes[worth > best]
+            best = best.maximum(worth)
+        return chosen
 
     @torch.no_grad()
     def score(self, x: Tensor, y: Tensor | None) -> Tensor:

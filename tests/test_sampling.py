@@ -1,0 +1,83 @@
+"""How samples are asked of a model: labels that join attributes, and choosing among tries by the discriminator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from morphogen.errors import UsageError
+from morphogen.families.gan import GAN, GANOptions
+from morphogen.modalities import Points
+from morphogen.model import Description, Model
+
+
+class Known(nn.Module):
+    """The noise itself as items."""
+
+    def forward(self, z, y=None):
+        return z
+
+
+class Ratio(nn.Module):
+    """log N(x; 1, 1) − log N(x; 0, 1) = x − ½: the best discriminator of these samples, for data around 1."""
+
+    def forward(self, x, y=None):
+        return x[:, 0] - 0.5
+
+
+def gan(loss="nonsaturating"):
+    networks = {"generator": Known(), "discriminator": Ratio()}
+    family = GAN(Points((1,), 0.0, 1.0), GANOptions(latent_dim=1, loss=loss), networks=networks)
+    family.register_parameter("anchor", nn.Parameter(torch.zeros(())))
+    return family.eval()
+
+
+def chosen(family, count, tries):
+    return family.chosen_codes(count, 3, None, 1.0, None, tries)[:, 0]
+
+
+def test_choosing_by_the_ratio_gives_the_data():
+    """Importance resampling of N(0, 1) by the true ratio is N(1, 1), in the limit of many tries."""
+    codes = chosen(gan(), 4000, 64)
+    assert codes.mean() == pytest.approx(1.0, abs=0.06) and codes.std() == pytest.approx(1.0, abs=0.06)
+    few = chosen(gan(), 4000, 2)
+    assert 0.2 < few.mean() < 0.8  # two tries go a part of the way
+    assert chosen(gan(), 4000, 1).mean() == pytest.approx(0.0, abs=0.06)
+
+
+def test_a_chosen_sample_is_its_own_whatever_the_count():
+    family = gan()
+    assert torch.equal(chosen(family, 250, 5)[:30], chosen(family, 30, 5))
+
+
+def test_only_log_ratios_choose():
+    with pytest.raises(UsageError, match="log-ratios"):
+        chosen(gan("hinge"), 10, 2)
+
+
+def joined_model(classes, counts, label):
+    description = Description("gan", "points", [1], {}, label=label, classes=classes, label_counts=counts)
+    return Model(gan(), description)
+
+
+def test_one_value_stands_for_a_label_that_joins_two():
+    classes = ["0+ann", "0+bob", "1+ann", "1+bob"]
+    model = joined_model(classes, [30, 10, 5, 5], "digit+speaker")
+    numbers = model.labels("all", 1000)
+    assert (numbers // 2 == torch.arange(1000) % 2).all()  # the first attribute goes round
+    zeros = numbers[numbers // 2 == 0]
+    assert (zeros == 0).float().mean() == pytest.approx(0.75, abs=0.06)  # the second as often as in training
+    assert set(model.labels("bob", 200).tolist()) == {1, 3}
+    assert model.labels("1+ann", 3).tolist() == [2, 2, 2]
+    assert torch.equal(model.labels("all", 1000)[:150], model.labels("all", 150))
+    with pytest.raises(UsageError, match="no label 'eve'"):
+        model.labels("eve", 1)
+
+
+def test_a_plain_label_may_hold_a_plus():
+    model = joined_model(["c", "c++"], [1, 1], "language")
+    assert model.labels("c", 2).tolist() == [0, 0]
+    assert model.labels("all", 4).tolist() == [0, 1, 0, 1]
+    assert np.asarray(model.labels(["c++", "c"], 2)).tolist() == [1, 0]
