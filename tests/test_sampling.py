@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from morphogen import train
 from morphogen.errors import UsageError
 from morphogen.families.gan import GAN, GANOptions
 from morphogen.modalities import Points
@@ -52,9 +53,10 @@ def test_a_chosen_sample_is_its_own_whatever_the_count():
     assert torch.equal(chosen(family, 250, 5)[:30], chosen(family, 30, 5))
 
 
-def test_only_log_ratios_choose():
-    with pytest.raises(UsageError, match="log-ratios"):
-        chosen(gan("hinge"), 10, 2)
+def test_only_log_ratios_choose(tmp_path):
+    assert gan().chooses and not gan("hinge").chooses
+    with pytest.raises(UsageError, match=r"sample\.tries"):
+        train("gan-points", out=tmp_path, steps=1, settings=["model.loss=hinge"])
 
 
 def joined_model(classes, counts, label):

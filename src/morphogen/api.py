@@ -129,6 +129,11 @@ def check_terms(config: Config, family: Family) -> None:
     would not heed. UsageError names the fault."""
     if config.augment.mode not in family.augmentations:
         raise UsageError(f"This family heeds augment.mode={' or '.join(family.augmentations)} only; set that.")
+    if config.sample.tries > 1 and not family.chooses:
+        raise UsageError(
+            "sample.tries chooses by a GAN's discriminator whose logits are log-ratios; set it to 1, or model.loss to "
+            "relativistic or nonsaturating."
+        )
     terms = [name for names in family.terms.values() for name in names]
     for what, given, known in (("player", config.players, family.players), ("term", config.terms, terms)):
         for name in given:

@@ -49,7 +49,7 @@ def gan_points() -> Config:
     """A GAN on plain vectors, for toy truth: `--data builtin:grid` and `builtin:ring` show whether modes are lost.
 
     What D sees is noised at all levels at once, high ones meant to keep every mode, low ones to make it sharp;
-    waves are to let a small generator jump from mode to mode.
+    waves are to let a small generator jump from mode to mode; what lies between the modes all the same, D sorts out.
     """
     hidden = [128, 128, 128]
     return Config(
@@ -67,8 +67,8 @@ def gan_points() -> Config:
         terms={
             "generator": TermConfig(),
             "discriminator": TermConfig(),
-            "r1": TermConfig(weight=0.005, every=4),
-            "r2": TermConfig(weight=0.005, every=4),
+            "r1": TermConfig(weight=0.01, every=4),
+            "r2": TermConfig(weight=0.01, every=4),
         },
         players={
             "generator": PlayerConfig(lr=2e-3, betas=(0.5, 0.99)),
@@ -76,6 +76,7 @@ def gan_points() -> Config:
         },
         augment=AugmentConfig(mode="off"),
         train=TrainConfig(steps=10_000, batch_size=256, decay_from=0.3, precision="float32"),
+        sample=SampleConfig(tries=32),  # what lies between the modes is seen by D
     )
 
 

@@ -156,6 +156,11 @@ class Family(nn.Module, ABC):
         """How well each item (B,) fits the training data: high for typical items, low for anomalies."""
 
     @property
+    def chooses(self) -> bool:
+        """Whether its samples can be chosen among several (`sample.tries`)."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
@@ -217,8 +222,8 @@ class Family(nn.Module, ABC):
     def chosen_codes(
         self, count: int, seed: int, labels: Tensor | None, temperature: float, truncation: float | None, tries: int
     ) -> Tensor:
-        """`codes`, each chosen among `tries`."""
-        raise UsageError("Only a GAN chooses among its samples, by its discriminator; set sample.tries=1.")
+        """`codes`, each chosen among `tries`, where the family `chooses`."""
+        raise UsageError("This model cannot choose among its samples; set sample.tries=1.")
 
     def items_of(self, codes: Tensor, labels: Tensor | None) -> Iterator[Tensor]:
         """Items of latent codes (N, Z) in chunks (≤ CHUNK, *space)."""

@@ -172,6 +172,10 @@ class GAN(Family):
         move = move if self.numbers["gap"] > self.augment.target else -move
         self.numbers["augment"] = min(self.augment.most, max(0.0, self.numbers["augment"] + move))
 
+    @property
+    def chooses(self) -> bool:
+        return self.options.loss in RATIOS
+
     @torch.no_grad()
     def chosen_codes(
         self, count: int, seed: int, labels: Tensor | None, temperature: float, truncation: float | None, tries: int
@@ -179,11 +183,7 @@ class GAN(Family):
         """`codes`, each chosen among `tries` with a chance proportional to what the discriminator takes for the ratio
         of the data's density to the samples' (sampling-importance-resampling, Grover et al. 2019, section 3; by the
         discriminator as Azadi et al. 2019, eq. 4). The chance is drawn by the Gumbel maximum.
-
-        UsageError with a loss whose logits are no log-ratios.
         """
-        if self.options.loss not in RATIOS:
-            raise UsageError(f"sample.tries needs model.loss={' or '.join(RATIOS)}: only their logits are log-ratios.")
         best, chosen = torch.full((count,), -torch.inf), torch.zeros(count, self.latent_dim)
         for k in range(tries):
             codes = self.codes(count, seed_of(seed, "try", k), labels, temperature, truncation)
