@@ -62,7 +62,7 @@ def gan_points() -> Config:
             "loss": "relativistic",
             "generator": {"kind": "dense", "hidden": hidden, "waves": 5},
             "discriminator": {"kind": "dense", "hidden": hidden, "waves": 6, "plain": 1},
-            "noise": {"least": 0.01, "most": 1.0, "power": 0.7},
+            "noise": {"least": 0.01, "most": 1.0},
         },
         terms={
             "generator": TermConfig(),

@@ -92,24 +92,17 @@ class FrameEncoder(Role):
 
 
 class FrameDecoder(Role):
-    """The way back: a code (B, Z), domain y → (B, C, M, F). width, downs, blocks: as in the encoder.
-
-    told: how many of the last blocks are told the domain, by default all. Few leave it less room to change what is
-    said.
-    """
+    """The way back: a code (B, Z), domain y → (B, C, M, F). width, downs, blocks: as in the encoder."""
 
     def __init__(
-        self, space: Space, latent_dim: int, classes: int = 0, *, width: int = 128, downs: int = 2, blocks: int = 1,
-        told: int | None = None,
-    ):  # fmt: skip
+        self, space: Space, latent_dim: int, classes: int = 0, *, width: int = 128, downs: int = 2, blocks: int = 1
+    ):
         super().__init__()
         self.space, self.places = tuple(space), shrunk((1, space[2]), downs)[1]
         self.noise = ConditionedNoise(latent_dim, classes)  # its embedding is the domain's code
         embedded = self.noise.out_dim - latent_dim
         self.first = nn.Conv1d(variables_at(latent_dim, space, downs), width, KERNEL, padding=KERNEL // 2)
-        count = blocks * (downs + 1)
-        untold = 0 if told is None else max(0, count - told)
-        self.blocks = nn.ModuleList(FrameBlock(width, embedded if k >= untold else 0) for k in range(count))
+        self.blocks = nn.ModuleList(FrameBlock(width, embedded) for _ in range(blocks * (downs + 1)))
         self.ups = nn.ModuleList(nn.ConvTranspose1d(width, width, 4, 2, 1) for _ in range(downs))
         self.last = nn.Conv1d(width, math.prod(space[:2]), KERNEL, padding=KERNEL // 2)
 
@@ -123,36 +116,6 @@ class FrameDecoder(Role):
                 h = self.ups[k // share - 1](F.leaky_relu(h, 0.2))
             h = block(h, domain)
         return self.last(F.leaky_relu(h, 0.2))[:, :, : self.space[2]].unflatten(1, self.space[:2])
-
-
-class FrameCritic(Role, Block):
-    """x (B, C, M, F), domain y → a logit for each stretch of a few frames, (B, F): high for real, float32.
-
-    It hears all bands at once but not long enough for a word: whether the voice is right, not whether what is said is
-    common. So it has no reason to change what is said. With domains a logit is also ⟨embedding(y), features⟩
-    (Miyato & Koyama 2018, eq. 3).
-    width: channels. layers: convolutions of three frames after the first one, which sees five.
-    """
-
-    def __init__(self, space: Space, classes: int = 0, *, width: int = 128, layers: int = 2):
-        super().__init__()
-        stack: list[nn.Module] = [nn.Conv1d(math.prod(space[:2]), width, KERNEL, padding=KERNEL // 2)]
-        for _ in range(layers):
-            stack += [nn.LeakyReLU(0.2), nn.Conv1d(width, width, 3, padding=1)]
-        self.body = nn.Sequential(*stack, nn.LeakyReLU(0.2))
-        self.last = nn.Conv1d(width, 1, 1)
-        self.embedding = nn.Embedding(classes, width) if classes else None
-
-    def reset_own_parameters(self) -> None:
-        if self.embedding is not None:
-            nn.init.normal_(self.embedding.weight, std=0.02)  # labels begin as a hint, not as the verdict
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        h = self.body(x.flatten(1, 2))
-        with torch.autocast(h.device.type, enabled=False):
-            h = h.float()
-            logits = self.last(h).squeeze(1)
-            return logits if self.embedding is None else logits + (self.embedding(y)[:, :, None] * h).sum(1)
 
 
 def variables_at(numbers: int, space: Space, downs: int) -> int:

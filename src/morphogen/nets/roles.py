@@ -35,7 +35,7 @@ from morphogen.nets.blocks import (
     halvings,
     shrunk,
 )
-from morphogen.nets.frames import FrameCritic, FrameDecoder, FrameEncoder
+from morphogen.nets.frames import FrameDecoder, FrameEncoder
 from morphogen.nets.ladder import LadderDecoder, LadderEncoder
 from morphogen.nets.text import TEXT_DECODERS, TEXT_ENCODERS, PlacesCritic
 from morphogen.nets.translators import PatchDiscriminator
@@ -323,7 +323,7 @@ class DenseEncoder(Role):
 
 GENERATORS = {"conv": ConvGenerator, "residual": ResidualGenerator, "dense": DenseGenerator}
 DISCRIMINATORS = {"conv": ConvDiscriminator, "residual": ResidualDiscriminator, "dense": DenseDiscriminator}
-PATCH_CRITICS = {"patch": PatchDiscriminator, **DISCRIMINATORS, "places": PlacesCritic, "frames": FrameCritic}
+PATCH_CRITICS = {"patch": PatchDiscriminator, **DISCRIMINATORS, "places": PlacesCritic}
 PAIR_CRITICS = {"conv": PairDiscriminator}
 ENCODERS = {"conv": ConvEncoder, "residual": ResidualEncoder, "dense": DenseEncoder, "ladder": LadderEncoder}
 ENCODERS |= {"frames": FrameEncoder, **TEXT_ENCODERS}
