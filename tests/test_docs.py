@@ -150,7 +150,7 @@ def test_both_languages_of_text_quote_the_same():
         for text, head in ((one, "## Measured\n"), (two, "## 实测\n"))
     ]
     assert measured[0] == measured[1] != []
-    assert len(commands(one)) == 12
+    assert len(commands(one)) == 13
     recipes = {q for q in quoted(one) if re.fullmatch(r"\w+-text", q)}
     assert recipes == {name for name in RECIPES if name.endswith("-text")}
 
