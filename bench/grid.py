@@ -40,6 +40,8 @@ def main() -> None:
     file, wanted = HERE / "grid.json", sys.argv[1:] or list(CASES)
     rows = json.loads(file.read_text()) if file.exists() else {}
     for name in wanted:
+        if name not in CASES:
+            raise SystemExit(f"There are {', '.join(CASES)}, not {name}.")
         rows[name] = []
         for case in CASES[name]:
             rows[name].append(one(*case))

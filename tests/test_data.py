@@ -659,4 +659,7 @@ def test_a_label_may_join_attributes():
         f"{digit}+{half}" for digit, half in zip(data.labels["label"][:3], ["left", "right", "left"], strict=True)
     ]
     assert "label+half" not in data.labels  # the data set itself stays as it was
+    data.labels["sign"] = np.array(["+"] * len(data))
+    with pytest.raises(UsageError, match="hold a"):
+        data.with_label("label+sign")
     assert data.with_label("label") is data and data.with_label("label+colour") is data

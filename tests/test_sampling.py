@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -71,15 +70,36 @@ def test_one_value_stands_for_a_label_that_joins_two():
     assert (numbers // 2 == torch.arange(1000) % 2).all()  # the first attribute goes round
     zeros = numbers[numbers // 2 == 0]
     assert (zeros == 0).float().mean() == pytest.approx(0.75, abs=0.06)  # the second as often as in training
-    assert set(model.labels("bob", 200).tolist()) == {1, 3}
+    assert set(model.labels("bob", 200, loose=True).tolist()) == {1, 3}
+    with pytest.raises(UsageError, match="no label 'bob'"):
+        model.labels("bob", 200)  # an item's own label is the whole one
     assert model.labels("1+ann", 3).tolist() == [2, 2, 2]
     assert torch.equal(model.labels("all", 1000)[:150], model.labels("all", 150))
     with pytest.raises(UsageError, match="no label 'eve'"):
-        model.labels("eve", 1)
+        model.labels("eve", 1, loose=True)
+    with pytest.raises(UsageError, match="2 labels were given for 3 items"):
+        model.labels(["0+ann", "0+bob"], 3)
+
+
+def test_a_value_of_two_attributes_is_asked_about():
+    model = joined_model(["0+0", "0+1", "1+0", "1+1"], [5, 5, 5, 5], "digit+take")
+    assert (model.labels("all", 100) // 2 == torch.arange(100) % 2).all()
+    with pytest.raises(UsageError, match="several attributes"):
+        model.labels("0", 4, loose=True)
+
+
+def test_an_interpolation_keeps_one_label():
+    model = joined_model(["0+ann", "0+bob", "1+ann"], [5, 5, 5], "digit+speaker")
+    seen = []
+    model.family.generate = lambda z, y: seen.extend(y.tolist()) or z
+    model.interpolate(20, label="0")
+    assert len(set(seen)) == 1 and seen[0] in (0, 1)
 
 
 def test_a_plain_label_may_hold_a_plus():
     model = joined_model(["c", "c++"], [1, 1], "language")
-    assert model.labels("c", 2).tolist() == [0, 0]
+    assert model.labels("c", 2, loose=True).tolist() == [0, 0]
     assert model.labels("all", 4).tolist() == [0, 1, 0, 1]
-    assert np.asarray(model.labels(["c++", "c"], 2)).tolist() == [1, 0]
+    assert model.labels(["c++", "c"], 2).tolist() == [1, 0]
+    numbered = joined_model(["1", "2"], [1, 1], "label")
+    assert numbered.labels(2, 3).tolist() == [1, 1, 1]

@@ -445,6 +445,13 @@ def test_a_player_that_had_won_may_learn_again():
     assert guard.check(torch.tensor(100.0))
 
 
+def test_the_guard_forgets_the_first_slopes():
+    guard = Guard(10.0, torch.device("cpu"))
+    for step in range(1000):
+        guard.check(torch.tensor(1e4 if step < 5 else 1.0))
+    assert guard.check(torch.tensor(5000.0))
+
+
 def test_clipping_bounds_the_gradient():
     weight = torch.nn.Parameter(torch.zeros(2))
     sgd = torch.optim.Adam([weight], 1.0, fused=True)

@@ -131,8 +131,8 @@ def check_terms(config: Config, family: Family) -> None:
         raise UsageError(f"This family heeds augment.mode={' or '.join(family.augmentations)} only; set that.")
     if config.sample.tries > 1 and not family.chooses:
         raise UsageError(
-            "sample.tries chooses by a GAN's discriminator whose logits are log-ratios; set it to 1, or model.loss to "
-            "relativistic or nonsaturating."
+            "sample.tries is for GANs whose model.loss is relativistic or nonsaturating, which make their "
+            "discriminator's logits log-ratios; set sample.tries=1."
         )
     terms = [name for names in family.terms.values() for name in names]
     for what, given, known in (("player", config.players, family.players), ("term", config.terms, terms)):
@@ -144,7 +144,8 @@ def check_terms(config: Config, family: Family) -> None:
             raise UsageError(f"The config lacks players.{player}; give it a learning rate, players.{player}.lr.")
         if family.terms[player][0] not in config.terms:
             raise UsageError(
-                f"The config lacks terms.{family.terms[player][0]}, without which {player} learns nothing."
+                f"The config lacks terms.{family.terms[player][0]}, without which {player} learns nothing; add it, or "
+                f"leave the network out where it may be (such as model.probe=null)."
             )
 
 

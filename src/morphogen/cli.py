@@ -118,6 +118,7 @@ def sample(
     ] = None,
     truncation: Annotated[float | None, typer.Option("--truncation", help="draw noise beyond this anew")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="of text: only the likeliest symbols")] = None,
+    tries: Annotated[int | None, typer.Option("--tries", help="of a GAN: each is chosen among so many")] = None,
 ) -> None:
     """Make new items."""
     from morphogen.model import load
@@ -131,7 +132,7 @@ def sample(
         label = label or domain
     elif domain not in (None, "a") and model.family.other is None:
         raise UsageError(f"This model has one domain, 'a', and not '{domain}'.")
-    write_items(model, model.sample(n, seed, label, temperature, truncation, top_p), out)
+    write_items(model, model.sample(n, seed, label, temperature, truncation, top_p, tries), out)
 
 
 @app.command()

@@ -333,7 +333,7 @@ SAFE_TO_CHANGE = {
     "evaluate.importance_samples", "evaluate.samplers", "evaluate.content", "evaluate.language_model",
     "evaluate.report",
     "vocoder.steps", "sample.temperature", "sample.truncation", "sample.symbols", "sample.top_p",
-    "sample.grain",
+    "sample.grain", "sample.tries",
 }  # fmt: skip
 
 

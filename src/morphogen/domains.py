@@ -18,7 +18,7 @@ from morphogen.config import (
 )
 from morphogen.data import Dataset, open_source, prepare, split
 from morphogen.data.audio import Clip, plan_clip
-from morphogen.data.dataset import JOINED
+from morphogen.data.dataset import JOINED, TOGETHER
 from morphogen.data.images import parse_size
 from morphogen.data.recordings import prepare_audio
 from morphogen.data.sources import UNMATCHED, Source
@@ -179,6 +179,7 @@ def _classes(dataset: Dataset, label: str | None) -> list[str]:
     if label is None:
         return []
     if label not in dataset.labels:
+        label = next((part for part in label.split(TOGETHER) if part not in dataset.labels), label)
         has = ", ".join(dataset.labels) or "none (use sub-folders, an IDX labels file or data.label_pattern)"
         raise UsageError(f"The data have no label '{label}'; they have {has}.{near(label, dataset.labels)}")
     classes = sorted({str(v) for v in dataset.labels[label]})

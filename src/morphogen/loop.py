@@ -393,7 +393,7 @@ class Trainer:
         labels = frequent_labels(self.label_counts, count, seed) if self.label_counts else None
         how = self.config.sample
         items = sample_raw(
-            self.shown, self.modality, count, seed, labels, drawing=(how.symbols, how.top_p, how.grain)
+            self.shown, self.modality, count, seed, labels, drawing=(how.symbols, how.top_p, how.grain), tries=how.tries
         )  # fmt: skip
         if not np.isfinite(items).all():
             return {}

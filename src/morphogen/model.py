@@ -105,11 +105,13 @@ class Model:
         """Names of the labels the model is conditioned on; empty when there are none."""
         return self.description.classes
 
-    def labels(self, label: str | list[str] | None, count: int, seed: int = 0) -> Tensor | None:
+    def labels(
+        self, label: str | list[str] | None, count: int, seed: int = 0, loose: bool = False
+    ) -> Tensor | None:  # fmt: skip
         """Class numbers (count,): one label for all, 'all' for a cycle, a list, or None for training frequencies.
 
-        Where the label joins several attributes ('digit+speaker'), one value may stand for it ('7'): the others are
-        then drawn with the training frequencies, and 'all' is a cycle of the first attribute's values.
+        Where the label joins several attributes ('digit+speaker'), 'all' is a cycle of the first one's values, and,
+        if `loose`, one value may stand for the label ('7'): what is not said is drawn with the training frequencies.
         """
         if not self.classes:
             if label is not None:
@@ -119,42 +121,57 @@ class Model:
         if label is None:
             return frequent_labels(counts, count, seed)
         if label == "all":
-            values = sorted({self._values(name)[0] for name in self.classes})
-            label = [values[k % len(values)] for k in range(count)]
-        names = np.asarray([label] * count if isinstance(label, str) else label, str)
-        numbers = torch.zeros(count, dtype=torch.long)
-        for name in dict.fromkeys(names.tolist()):
-            rows = np.flatnonzero(names == name)
-            fitting = [k for k, whole in enumerate(self.classes) if name in (whole, *self._values(whole))]
-            if not fitting:
-                listed = ", ".join(self.classes[:20])
-                raise UsageError(f"The model has no label '{name}'; it has {listed}.{near(name, self.classes)}")
-            if len(fitting) == 1:
-                numbers[rows] = fitting[0]
-                continue
-            only = [n if k in fitting else 0 for k, n in enumerate(counts)]
-            numbers[rows] = frequent_labels(only, count, seed_of(seed, name))[rows]
+            first = [values[0] for values in self._values()]
+            fitting = {value: [k for k, own in enumerate(first) if own == value] for value in sorted(set(first))}
+            names = [list(fitting)[k % len(fitting)] for k in range(count)]
+        else:
+            names = [str(name) for name in label] if isinstance(label, list | np.ndarray) else [str(label)] * count
+            fitting = {name: self._fitting(name, loose) for name in dict.fromkeys(names)}
+        if len(names) != count:
+            raise UsageError(f"{len(names)} labels were given for {count} items.")
+        numbers, rows = torch.zeros(count, dtype=torch.long), np.asarray(names, str)
+        for name, those in fitting.items():
+            here = np.flatnonzero(rows == name)
+            only = [n if k in those else 0 for k, n in enumerate(counts)] if len(those) > 1 else []
+            numbers[here] = frequent_labels(only, count, seed_of(seed, name))[here] if only else those[0]
         return numbers
 
-    def _values(self, name: str) -> list[str]:
-        """The values that a label's name joins; the name alone where it joins none."""
-        return name.split(TOGETHER) if TOGETHER in (self.description.label or "") else [name]
+    def _values(self) -> list[list[str]]:
+        """The values of each label: several where it joins so many attributes."""
+        joined = len((self.description.label or "").split(TOGETHER))
+        values = [name.split(TOGETHER) for name in self.classes]
+        return values if all(len(v) == joined for v in values) else [[name] for name in self.classes]
+
+    def _fitting(self, name: str, loose: bool) -> list[int]:
+        """The numbers of the labels that `name` may mean; UsageError where there is none, or its attribute is open."""
+        if name in self.classes:
+            return [self.classes.index(name)]
+        places = [v.index(name) if loose and name in v else None for v in self._values()]
+        known = {place for place in places if place is not None}
+        if len(known) > 1:
+            raise UsageError(
+                f"'{name}' is a value of several attributes; give a whole label, such as {self.classes[0]}."
+            )
+        if not known:
+            listed = ", ".join(self.classes[:20])
+            raise UsageError(f"The model has no label '{name}'; it has {listed}.{near(name, self.classes)}")
+        return [k for k, place in enumerate(places) if place is not None]
 
     def sample(
         self, count: int = 64, seed: int = 0, label: str | list[str] | None = None, temperature: float | None = None,
-        truncation: float | None = None, top_p: float | None = None,
+        truncation: float | None = None, top_p: float | None = None, tries: int | None = None,
     ) -> np.ndarray:  # fmt: skip
         """`count` new items, a function of seed alone; item i is the same for every count.
 
-        label: see `labels`.  temperature: factor on the noise; of a text, temperature of its symbols.  truncation:
+        label: see `labels`.  tries: how many a GAN's sample is chosen among, see `Family.chosen_codes`.  temperature: factor on the noise; of a text, temperature of its symbols.  truncation:
         noise beyond it is drawn anew.  top_p: see `Autoregressive.sample`. Where one is not given, what is stored with
         the model holds.
         """
         warm = "symbols" if self.modality.suffix == ".txt" and self.modality.name != "points" else "temperature"
-        given = {warm: temperature, "truncation": truncation, "top_p": top_p}
+        given = {warm: temperature, "truncation": truncation, "top_p": top_p, "tries": tries}
         stored = self.description.sample | {key: value for key, value in given.items() if value is not None}
         how = validate(SampleConfig, stored, "sample.")
-        labels = self.labels(label, count, seed)
+        labels = self.labels(label, count, seed, loose=True)
         raw = sample_raw(
             self.family, self.modality, count, seed, labels,
             how.temperature, how.truncation, (how.symbols, how.top_p, how.grain), how.tries,
@@ -213,6 +230,8 @@ class Model:
         if self.domains and ends is not None and label is None:
             raise UsageError("Codes have no domain: give the label of the frames, --label.")
         label = label or (self.classes[0] if self.classes else None)
+        if label is not None and self.classes:  # one label for the whole way
+            label = self.classes[int(self.labels(label, 1, seed, loose=True)[0])]  # pyright: ignore[reportOptionalSubscript]
         if ends is None:
             stations = self.family.codes(stops, seed_of(seed, "interpolate"), self.labels(label, stops)).numpy()
             stations = np.concatenate([stations, stations[:1]])

@@ -70,6 +70,9 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*(p.data for p in module.parameters()), *module.buffers()]
 
 
+SETTLING = 100  # updates before the guard judges: the first norms are all over the place
+
+
 class Guard:
     """Skips updates whose gradient is not finite or many times its usual norm, without asking the host.
 
@@ -87,9 +90,9 @@ class Guard:
         """1.0 where the update with this gradient norm () must be skipped, else 0.0."""
         usual, streak, skipped, seen = (self.state[k] for k in ("usual", "streak", "skipped", "seen"))
         finite = torch.isfinite(norm)
-        bad = ~finite | ((norm > self.explode * usual) & (seen > 100))  # the first norms are all over the place
+        bad = ~finite | ((norm > self.explode * usual) & (seen > SETTLING))
         safe = torch.where(finite, norm, usual)
-        pace = torch.where(safe > usual, 0.02, 0.001)
+        pace = torch.where(seen <= SETTLING, 0.1, torch.where(safe > usual, 0.02, 0.001))
         follow = torch.where(seen == 0, safe, torch.lerp(usual, safe, pace))
         usual.copy_(torch.where(bad, usual * 1.02, follow))
         streak.copy_(torch.where(bad, streak + 1, torch.zeros_like(streak)))

@@ -48,6 +48,8 @@ def gan_image() -> Config:
 def gan_points() -> Config:
     """A GAN on plain vectors, for toy truth: `--data builtin:grid` and `builtin:ring` show whether modes are lost.
 
+    Vectors of more than a few numbers want a larger `model.latent_dim`.
+
     What D sees is noised at all levels at once, high ones meant to keep every mode, low ones to make it sharp;
     waves are to let a small generator jump from mode to mode; what lies between the modes all the same, D sorts out.
     """

@@ -98,6 +98,9 @@ class Dataset:
         if len(parts) < 2 or any(part not in self.labels for part in parts):
             return self  # who asks for the label says what is missing
         columns = [np.asarray(self.labels[part], str) for part in parts]
+        for part, column in zip(parts, columns, strict=True):
+            if any(TOGETHER in value for value in column):
+                raise UsageError(f"Values of '{part}' hold a '{TOGETHER}', so '{name}' would be open; rename them.")
         both = np.array([TOGETHER.join(values) for values in zip(*columns, strict=True)])
         return replace(self, labels={**self.labels, name: both})  # type: ignore[dict-item]
 

@@ -105,8 +105,8 @@ class CycleVAE(VAE):
                 probe = {"kind": "dense", **(options.probe or {})}
                 self.probe = own.get("probe") or build_network(ENCODERS, probe, space=(self.top_dim,), outputs=classes)
         self.register_buffer("spread", torch.ones(()))
-        self.register_buffer("pool_codes", torch.zeros(options.pool if classes else 0, self.top_dim))
-        self.register_buffer("pool_labels", torch.zeros(options.pool if classes else 0, dtype=torch.long))
+        self.register_buffer("pool_codes", torch.zeros(options.pool if probed else 0, self.top_dim))
+        self.register_buffer("pool_labels", torch.zeros(options.pool if probed else 0, dtype=torch.long))
         self.spread: Tensor
         self.pool_codes: Tensor
         self.pool_labels: Tensor

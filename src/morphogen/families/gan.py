@@ -37,7 +37,9 @@ class GANOptions(CriticOptions):
     @model_validator(mode="after")
     def _slope_of_noised_items(self) -> GANOptions:
         if self.noise is not None and self.penalty == "difference":
-            raise ValueError("with noise the penalty must be exact")
+            raise ValueError("model.noise needs model.penalty=exact")
+        if self.noise is None and self.discriminator.get("plain"):
+            raise ValueError("model.discriminator.plain is for the channel that model.noise adds; set it to 0")
         return self
 
 
@@ -190,8 +192,8 @@ class GAN(Family):
             judged = self._in_chunks(lambda z, y: self._logit(self.generate(z, y), y), labels, codes)
             u = uniform_rows(count, seed, "choice", k).clamp(1e-12, 1 - 1e-7)
             worth = torch.cat(list(judged)).cpu() - (-u.log()).log()
-            chosen[worth > best] = codes[worth > best]
-            best = best.maximum(worth)
+            better = worth > best if k else torch.ones(count, dtype=torch.bool)
+            chosen[better], best[better] = codes[better], worth[better]
         return chosen
 
     @torch.no_grad()

@@ -63,9 +63,9 @@ def samples(model: Model) -> list[Block]:
     kind, classes = kind_of(model.modality), model.classes
     columns = len(classes) if 1 < len(classes) <= MOST_COLUMNS else COLUMNS
     count = COUNT[kind] // columns * columns if kind == "image" else COUNT[kind]
-    raw = model.modality.raw(model.sample(count, SEED, "all" if classes else None))
-    note = "Drawn with one fixed seed and the model's own settings; none was chosen."
     names = [classes[i % len(classes)] for i in range(count)] if classes else [""] * count
+    raw = model.modality.raw(model.sample(count, SEED, names if classes else None))
+    note = "Drawn with one fixed seed and the model's own settings; none was chosen."
     if classes:
         note += f" The labels follow one another: {', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}."
     elif kind == "audio":
