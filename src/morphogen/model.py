@@ -163,9 +163,9 @@ class Model:
     ) -> np.ndarray:  # fmt: skip
         """`count` new items, a function of seed alone; item i is the same for every count.
 
-        label: see `labels`.  tries: how many a GAN's sample is chosen among, see `Family.chosen_codes`.  temperature: factor on the noise; of a text, temperature of its symbols.  truncation:
-        noise beyond it is drawn anew.  top_p: see `Autoregressive.sample`. Where one is not given, what is stored with
-        the model holds.
+        label: see `labels`.  temperature: factor on the noise; of a text, temperature of its symbols.  truncation:
+        noise beyond it is drawn anew.  top_p: see `Autoregressive.sample`.  tries: how many a GAN's sample is
+        chosen among, see `Family.chosen_codes`. Where one is not given, what is stored with the model holds.
         """
         warm = "symbols" if self.modality.suffix == ".txt" and self.modality.name != "points" else "temperature"
         given = {warm: temperature, "truncation": truncation, "top_p": top_p, "tries": tries}

@@ -244,8 +244,8 @@ class DenseGenerator(Role):
     """Fully connected layers only, for points and for the seed's generator.
 
     norm_momentum: torch's momentum of batch normalisation after each activation; None leaves it out.
-    waves: octaves of sin and cos of every number of z, and of the label's embedding, beside it (Tancik et al. 2020): a short way in the latent space
-        can then be a long one among the items, as it must be between two modes with nothing in between.
+    waves: octaves of sin and cos of every number of z, and of the label's embedding, beside it (Tancik et al. 2020): a
+        short way in the latent space can then be a long one among the items, as between two modes it must be.
     """
 
     ranks = (1, 3)
