@@ -275,7 +275,7 @@ def r1():
     family.prepare(x)
     spread = np.var(x.numpy(), axis=0, ddof=1).sum()
     turn = Turn("discriminator", 0, 0, {})
-    return family._penalty(turn, "r1", x, None), spread * slope(x).square().sum(1)
+    return family._penalty(turn, "r1", x, None, None), spread * slope(x).square().sum(1)
 
 
 def noised():
@@ -298,7 +298,7 @@ def gradient_penalty():
 
 def gap():
     family, turn, heldout = gan(), Turn("discriminator", 0, 0, {}), normals(16, 7, 2)
-    family._measure_gap(turn, {"heldout": heldout}, REAL + 3, FAKE)
+    family._measure_gap(turn, {"heldout": heldout}, REAL + 3, FAKE, None)
     held = Quadratic()(heldout).mean()
     return turn.cache["gap"], ((REAL + 3).mean() - held) / max((REAL + 3).mean() - FAKE.mean(), 1e-3)
 

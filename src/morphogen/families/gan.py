@@ -137,7 +137,7 @@ class GAN(Family):
     def _judge(self, turn: Turn, purpose: str, x: Tensor, y: Tensor | None, level: Tensor | None) -> Tensor:
         return judge(self._critic(turn, purpose, level), turn, purpose, x, y, self.augment, self.numbers["augment"])
 
-    def _penalty(self, turn: Turn, name: str, x: Tensor, y: Tensor | None, level: Tensor | None = None) -> Tensor:
+    def _penalty(self, turn: Turn, name: str, x: Tensor, y: Tensor | None, level: Tensor | None) -> Tensor:
         return slope_penalty(
             self._critic(turn, name, level), turn, name, x, y, self.augment, self.numbers["augment"],
             self.spread if level is None else level.square(), self.options.difference,
@@ -155,7 +155,7 @@ class GAN(Family):
 
     @torch.no_grad()
     def _measure_gap(
-        self, turn: Turn, batch: dict[str, Tensor], real_logit: Tensor, fake_logit: Tensor, level: Tensor | None = None
+        self, turn: Turn, batch: dict[str, Tensor], real_logit: Tensor, fake_logit: Tensor, level: Tensor | None
     ) -> None:
         """How much of D's lead on training items is lost on held-out ones (Karras et al. 2020, eq. 1, r_v)."""
         heldout = self._judge(turn, "heldout", batch["heldout"], batch.get("heldout_label"), level)

@@ -65,7 +65,8 @@ def samples(model: Model) -> list[Block]:
     count = COUNT[kind] // columns * columns if kind == "image" else COUNT[kind]
     names = [classes[i % len(classes)] for i in range(count)] if classes else [""] * count
     raw = model.modality.raw(model.sample(count, SEED, names if classes else None))
-    note = "Drawn with one fixed seed and the model's own settings; none was chosen."
+    note, tries = "Drawn with one fixed seed and the model's own settings; ", model.description.sample.get("tries", 1)
+    note += "none was chosen." if tries == 1 else f"of every {tries} the model's discriminator chose one, nobody else."
     if classes:
         note += f" The labels follow one another: {', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}."
     elif kind == "audio":
