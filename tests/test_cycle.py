@@ -247,6 +247,54 @@ def test_the_teacher_holds_known_labels_one_way_and_its_own_view_the_other_way()
     assert not any(p.requires_grad for p in family.teacher.parameters())
 
 
+def test_critics_see_classes_as_frequent_as_the_other_domain_has_them():
+    """A quarter of a is bright, three quarters of what the teacher reads in b: translations of bright items are shown
+    three times as often as they come, dark ones a third as often, and the real a of critic_a likewise."""
+    family = two_domains((1, 16, 16), (1, 16, 16), match_labels=True)
+    family.teach("a", Brightness())
+    y = torch.tensor([1, 0, 0, 0] * 16)
+    sure = torch.eye(2)[torch.tensor([1, 1, 1, 0] * 16)] * 50
+    for _ in range(1000):
+        family.teacher.count(y, sure)
+    assert torch.allclose(family.teacher.shares, torch.tensor([[0.75, 0.25], [0.25, 0.75]]), atol=1e-3)
+    marked = y.float()[:, None, None, None].expand(64, 1, 16, 16)
+    for player in ("generator", "discriminator"):
+        now = turn(family, player)
+        real, fake = family._as_frequent(now, {"label": y}, "b", marked, marked)
+        assert real is marked and int(fake[:, 0, 0, 0].sum()) == 48
+        real, fake = family._as_frequent(now, {"label": y}, "a", marked, marked)
+        assert fake is marked and int(real[:, 0, 0, 0].sum()) == 48
+    family.options.match_labels = False
+    assert family._as_frequent(now, {"label": y}, "b", marked, marked)[1] is marked
+
+
+def test_held_out_translations_are_compared_where_classes_are_as_frequent():
+    """Those of labelled items by their labels; those of the others by what the teacher sees in them, the other way."""
+    family = two_domains((1, 16, 16), (1, 16, 16), match_labels=True)
+    family.teach("a", Brightness())
+    family.teacher.shares.copy_(torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
+    y = torch.tensor([1, 0, 0, 0] * 16)
+    marked = (2 * y.float() - 1)[:, None, None, None].expand(64, 1, 16, 16)
+    assert int(y[family.comparable("a", marked, y)].sum()) == 48
+    bright = -marked  # three quarters
+    assert int((bright[family.comparable("b", bright, None)] > 0)[:, 0, 0, 0].sum()) == 16
+    family.options.match_labels = False
+    assert family.comparable("a", marked, y) is None
+
+
+def test_the_shares_of_classes_are_counted_where_translations_are_read_and_come_back_with_the_checkpoint():
+    family = two_domains((1, 16, 16), (1, 16, 16), match_labels=True)
+    family.teach("a", Brightness())
+    batch = {"a": torch.rand(4, 1, 16, 16), "b": torch.rand(4, 1, 16, 16), "label": torch.tensor([0, 1, 1, 1])}
+    family.losses(turn(family, "generator", "semantic_b"), batch)
+    assert torch.equal(family.teacher.shares, torch.full((2, 2), 0.5))  # nothing of b was read
+    family.losses(turn(family, "generator", "semantic_a"), batch)
+    assert torch.allclose(family.teacher.shares[0], torch.tensor([0.4975, 0.5025]))
+    read = family.teacher(family.translate_a(batch["b"])).softmax(1).mean(0)
+    assert torch.allclose(family.teacher.shares[1], 0.495 + 0.01 * read, atol=1e-5)
+    assert any(name.endswith("teacher.shares") for name in family.state_dict())
+
+
 def test_the_teacher_sees_large_items_as_small_as_it_was_trained_on():
     """As the scores see them: 64 pixels a side become 32, in which it knows its classes."""
     generator = np.random.default_rng(0)

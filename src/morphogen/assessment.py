@@ -17,6 +17,7 @@ from morphogen.config import (
 from morphogen.data import BadItem, open_source
 from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA
 from morphogen.data.dataset import JOINED
+from morphogen.data.sampler import as_frequent
 from morphogen.data.text import unpacked
 from morphogen.domains import Data, load_data, of_known_classes, read_like, same_source
 from morphogen.errors import UsageError
@@ -37,7 +38,7 @@ from morphogen.loop import (
     spaced,
     translate_raw,
 )
-from morphogen.metrics.distances import mean_and_error
+from morphogen.metrics.distances import kernel_distance, mean_and_error
 from morphogen.metrics.sound import Voices, heard_conversions, sound_scores, through_codec
 from morphogen.metrics.toy import mixture_modes
 from morphogen.modalities import Audio
@@ -259,7 +260,7 @@ def evaluate_translations(
         show_galleries(result, made, there.train.data, target, galleries, f"-{here}-to-{to}")
         if there.train.space == "text":
             add_rows(result, made, there, len(made), seed)
-        result["cycle"] = cycle_report(model.family, here, source, seed)
+        result["cycle"] = cycle_report(model.family, here, source, there, seed)
         result["health"] = [replace(Finding(**f), where=f"{here} to {to}").json() for f in result["health"]]
         result["health"] += [f.json() for f in cycle_findings(result, f"{here} to {to}")]
         result["looked_for"] += ["information hiding", "copied input", "content lost"]
@@ -268,9 +269,10 @@ def evaluate_translations(
     return results["b"]
 
 
-def cycle_report(family: Any, side: str, domain: Data, seed: int) -> dict[str, float]:
+def cycle_report(family: Any, side: str, domain: Data, opposite: Data, seed: int) -> dict[str, float]:
     """`cycle_scores` of held-out items of one domain, and, where their labels are known, the share whose translation
-    back is still seen as what they are."""
+    back is still seen as what they are, and 'kid_matched': the KID of translations, redrawn so that their classes are
+    as frequent as in the `opposite` domain, by the labels' classifier, which also reads how frequent they are there."""
     rows = spaced(len(domain.heldout), 1000)
     modality, other = modality_of(family, side), modality_of(family, "b" if side == "a" else "a")
     raw = torch.from_numpy(modality.stored(np.ascontiguousarray(domain.heldout.data[rows])))
@@ -287,6 +289,13 @@ def cycle_report(family: Any, side: str, domain: Data, seed: int) -> dict[str, f
         there = translate_raw(family, raw, "b" if side == "a" else "a")
         seen = np.asarray(teacher.classes)[teacher.probabilities(see(there)).argmax(1)]
         scores["label_kept"], scores["label_kept_error"] = mean_and_error(seen == labels)
+        theirs = opposite.heldout.data[spaced(len(opposite.heldout), 1000)]
+        shown = translate_raw(family, torch.from_numpy(other.stored(np.ascontiguousarray(theirs))), side)
+        classes = torch.from_numpy(np.searchsorted(teacher.classes, labels))
+        shares = torch.bincount(classes, minlength=len(teacher.classes)) / len(classes)
+        rows = as_frequent(classes, shares, torch.from_numpy(teacher.probabilities(see(shown)).mean(0)))
+        matched = teacher.features(see(there))[rows.numpy()]
+        scores["kid_matched"], scores["kid_matched_error"] = kernel_distance(matched, teacher.features(see(theirs)))
     return scores
 
 

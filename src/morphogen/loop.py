@@ -409,17 +409,29 @@ class Trainer:
     def _measure_translations(self) -> dict[str, float]:
         """The scores of translations of held-out items, of each direction and on average, and the family's own."""
         assert self.other is not None
-        raw = {side: items.take(spaced(len(items), self.config.evaluate.samples))[0]
-               for side, items in (("a", self.heldout), ("b", self.other[1]))}  # fmt: skip
+        raw, y = {}, {}
+        for side, items in (("a", self.heldout), ("b", self.other[1])):
+            raw[side], y[side] = items.take(spaced(len(items), self.config.evaluate.samples))
         scores: dict[str, float] = {}
         for side, to in (("a", "b"), ("b", "a")):
             made = translate_raw(self.shown, raw[side], to)
             if not np.isfinite(made).all():
                 return {}
+            made = self._comparable(side, to, made, y[side])
             scores |= {f"{name}_{side}_to_{to}": value for name, value in self.scorer(made, to).items()}
         scores |= {name: (scores[f"{name}_a_to_b"] + scores[f"{name}_b_to_a"]) / 2 for name in ("fid", "kid")}
         x = self.modality.encode(raw["a"][:MEASURED])
         return scores | self.shown.measure(x, None, self.config.train.seed)
+
+    def _comparable(self, side: str, to: str, made: np.ndarray, y: torch.Tensor | None) -> np.ndarray:
+        """Translations (N, …) redrawn where the classes are to be as frequent as in domain `to`."""
+        if not getattr(self.family.options, "match_labels", False):
+            return made
+        family: Any = self.family
+        target = modality_of(family, to)
+        stored = torch.from_numpy(target.stored(np.ascontiguousarray(made))).to(family.device)
+        rows = family.comparable(side, target.encode(stored), y)
+        return made if rows is None else made[rows.cpu().numpy()]
 
     def preview(self) -> None:
         """A grid of the same 64 noise vectors at every evaluation; with labels, they cycle along the rows. Of two

@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from morphogen.config import AugmentConfig
+from morphogen.data.sampler import as_frequent
 from morphogen.errors import UsageError
 from morphogen.families.base import CHUNK, Family, Turn, chunks, seed_of
 from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, judge, slope_penalty, spread_of, whole
@@ -51,6 +52,9 @@ class CycleGANOptions(CriticOptions):
     pool: int = Field(default=50, ge=0, description="earlier translations kept for the critics, 0 for none")
     hide: float = Field(default=0.0, ge=0, description="noise on a translation before the way back, against hiding")
     style_dim: int = Field(default=0, ge=0, description="numbers that choose among several translations of one item")
+    match_labels: bool = Field(
+        default=False, description="where one domain has labels: critics see as many of each as the other seems to have"
+    )
     encoder: Literal["separate", "shared"] = Field(
         default="separate", description="against noise: to_b is a network of its own, or a head on critic_a's trunk"
     )
@@ -64,15 +68,27 @@ class CycleGANOptions(CriticOptions):
     style: dict[str, Any] = Field(default_factory=dict, description="kind and options of the encoders of styles")
 
 
+COUNTED = 0.01  # of the classes' shares, what a batch counts
+
+
 class Teacher(nn.Module):
     """A trained classifier of one domain, frozen, as a judge of both: items are brought to that domain's channels and
-    size, and reduced, aspect kept, to the `largest` side that the classifier was trained on."""
+    size, and reduced, aspect kept, to the `largest` side that the classifier was trained on.
+
+    shares (2, classes): how frequent each class is, in its own domain and, as it reads it, in the other.
+    """
+
+    shares: Tensor
 
     def __init__(self, classifier: nn.Module, side: str, space: tuple[int, ...], largest: int | None):
         super().__init__()
         self.classifier, self.side, self.space = classifier.requires_grad_(False).eval(), side, space
         scale = min(1.0, (largest or max(space[1:])) / max(space[1:]))
         self.seen = max(1, round(space[1] * scale)), max(1, round(space[2] * scale))
+        device = next(classifier.parameters(), torch.zeros(())).device
+        with torch.no_grad():
+            classes = self(torch.zeros(1, *space, device=device)).shape[1]
+        self.register_buffer("shares", torch.full((2, classes), 1 / classes))
 
     def train(self, mode: bool = True) -> Teacher:
         return super().train(False)
@@ -83,6 +99,18 @@ class Teacher(nn.Module):
             x = x[:, :3].mean(1, keepdim=True).expand(-1, self.space[0], -1, -1)
         x = fitted(fitted(x, (self.space[1], self.space[2])), self.seen)
         return self.classifier(x.contiguous(memory_format=torch.channels_last)).float()
+
+    @torch.no_grad()
+    def count(self, labels: Tensor, read: Tensor) -> None:
+        """Moves the shares towards a batch's labels (B,) and the logits (B, classes) of what came from the other."""
+        own = F.one_hot(labels, self.shares.shape[1]).float().mean(0)
+        self.shares.lerp_(torch.stack([own, read.softmax(1).mean(0)]), COUNTED)
+
+    def redrawn(self, labels: Tensor, chance: Tensor | float = 0.5, back: bool = False) -> Tensor:
+        """Which of a batch with labels (B,) to take so that classes are as frequent as in the other domain (target
+        shift; Zhang et al. 2013), or, with `back`, those of the other as in this one: indices (B,)."""
+        here, there = self.shares.flip(0) if back else self.shares
+        return as_frequent(labels, here, there, chance)
 
 
 class CycleGAN(Family):
@@ -273,9 +301,11 @@ class CycleGAN(Family):
             turn.cache["fake_b"] = fake_b.detach(), y
         turn.cache["fake_a"] = fake_a.detach(), y
         if "adversarial_a" in wanted:
-            terms["adversarial_a"] = self._adversarial(turn, "a", a, fake_a, y)
+            real, fake = self._as_frequent(turn, batch, "a", a, fake_a)
+            terms["adversarial_a"] = self._adversarial(turn, "a", real, fake, y)
         if "adversarial_b" in wanted and fake_b is not None:
-            terms["adversarial_b"] = self._adversarial(turn, "b", b, fake_b, y)
+            real, fake = self._as_frequent(turn, batch, "b", b, fake_b)
+            terms["adversarial_b"] = self._adversarial(turn, "b", real, fake, y)
         if self._pairs_count(turn, "adversarial_joint") and fake_b is not None:
             turn.cache["pairs"] = (a, fake_b.detach()), (fake_a.detach(), b)
             real, fake = self._judge_pairs(turn, (a, fake_b), (fake_a, b))
@@ -337,7 +367,33 @@ class CycleGAN(Family):
         else:
             with torch.no_grad():
                 target = self.teacher(source).softmax(1)
-        return F.cross_entropy(self.teacher(fake), target, reduction="none")
+        seen = self.teacher(fake)
+        if self.teacher.side == to:
+            self.teacher.count(batch["label" if to == "a" else "label_b"], seen)
+        return F.cross_entropy(seen, target, reduction="none")
+
+    def _as_frequent(
+        self, turn: Turn, batch: dict[str, Tensor], side: str, real: Tensor, fake: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Items and translations (B, *space) of domain `side` as its critic is to see them: with `match_labels` those
+        of the labelled domain, or made from it, are redrawn. A critic of whole items sees how frequent the classes are,
+        and would have translators change what an item is until that agrees."""
+        if not self.options.match_labels or self.teacher is None:
+            return real, fake
+        labels = batch["label" if self.teacher.side == "a" else "label_b"]
+        taken = self.teacher.redrawn(labels, turn.uniform("redrawn", 1, device=labels.device))
+        return (real[taken], fake) if self.teacher.side == side else (real, fake[taken])
+
+    @torch.no_grad()
+    def comparable(self, side: str, made: Tensor, y: Tensor | None) -> Tensor | None:
+        """Which translations `made` (N, *space), of items of domain `side` with labels y (N,), to compare with items of
+        the other domain, so that the classes are as frequent; None for all."""
+        if not self.options.match_labels or self.teacher is None:
+            return None
+        if self.teacher.side == side:
+            assert y is not None
+            return self.teacher.redrawn(y)
+        return self.teacher.redrawn(self.teacher(made).argmax(1), back=True)
 
     def _adversarial(self, turn: Turn, side: str, real: Tensor, fake: Tensor, y: Tensor | None) -> Tensor:
         judge_real = lambda: self._judge(turn, side, "real", real, y)
@@ -352,6 +408,7 @@ class CycleGAN(Family):
             if f"critic_{side}" not in turn.weights:
                 continue
             (fake, fake_y), real = fakes[side], items[side]
+            real, fake = self._as_frequent(turn, batch, side, real, fake)
             fake = self._pooled(turn, side, fake)
             labels = None if y is None or fake_y is None else torch.cat([y, fake_y])
             logits = self._judge(turn, side, "both", torch.cat([real, fake]), labels).chunk(2)
