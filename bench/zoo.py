@@ -36,7 +36,14 @@ FSDD = "Free Spoken Digit Dataset: Z. Jackson et al.; CC BY-SA 4.0."
 SPOKEN, TAKES = "../shared/data/fsdd#take=5-49", "--set 'data.label_pattern={digit}_{speaker}_{take}'"
 VOICES = f"{TAKES} --set data.seconds=1.024 --set vocoder.source=zoo/gan-fsdd --set evaluate.content=digit"
 HALF = 3_900_000  # bytes of float32 weights from which on a model is shared in half precision
-SLIM = "--set data.label=label --set 'model.to_a={width: 16, blocks: 3}' --set 'model.to_b={width: 16, blocks: 3}'"
+SLIM = (
+    "--set data.label=label --set 'model.to_a={width: 16, blocks: 3}' --set 'model.to_b={width: 16, blocks: 3}' "
+    "--set model.loss=relativistic --set 'model.critic_a={kind: conv, width: 32, features: 128}' "
+    "--set 'model.critic_b={kind: conv, width: 32, features: 128}' --set 'terms.r2_a={weight: 0.00012, every: 4}' "
+    "--set 'terms.r2_b={weight: 0.00012, every: 4}' --set terms.semantic_a.weight=8 --set terms.semantic_b.weight=8 "
+    "--set terms.cycle_a.weight=10 --set terms.cycle_b.weight=10 --set 'players.generator.betas=[0.0,0.99]' "
+    "--set 'players.discriminator.betas=[0.0,0.99]' --set model.match_labels=true --set train.evaluate_every=1000"
+)
 ZOO = {
     "gan-mnist": (
         "morphogen train gan-image --data ../shared/data/mnist#train --minutes 10 --set data.label=label "
@@ -48,11 +55,11 @@ ZOO = {
         MNIST,
     ),
     "cyclegan-mnist-usps": (
-        f"morphogen train cyclegan-image --data {DIGITS} --data-b {POST} --steps 8000 {SLIM}",
+        f"morphogen train cyclegan-image --data {DIGITS} --data-b {POST} --steps 7000 {SLIM}",
         f"{MNIST} {USPS}",
     ),
     "cyclegan-usps-mnist": (
-        f"morphogen train cyclegan-image --data {POST} --data-b {DIGITS} --steps 8000 {SLIM}",
+        f"morphogen train cyclegan-image --data {POST} --data-b {DIGITS} --steps 7000 {SLIM}",
         f"{MNIST} {USPS}",
     ),
     "cyclegan-mnist-noise": (
@@ -75,10 +82,10 @@ ZOO = {
         FSDD,
     ),
     "vae-fsdd": (
-        f"morphogen train vae-audio --data {SPOKEN} {TAKES} --steps 2310 --set vocoder.source=zoo/gan-fsdd "
-        "--set 'evaluate.samplers=[gmm, kernels]' --set sample.grain=1 --set model.latent_dim=64 "
-        "--set 'model.encoder={kind: conv, width: 24, most: 96, features: 128}' "
-        "--set 'model.decoder={kind: conv, width: 32, most: 128}'",
+        f"morphogen train vae-audio --data {SPOKEN} {TAKES} --steps 12000 --set train.batch_size=64 "
+        "--set vocoder.source=zoo/gan-fsdd --set 'evaluate.samplers=[gmm, kernels]' --set sample.grain=1 "
+        "--set model.latent_dim=160 --set 'model.encoder={kind: frames, width: 96}' "
+        "--set 'model.decoder={kind: frames, width: 112}' --set train.evaluate_every=1500",
         FSDD,
     ),
     "cyclegan-fsdd": (

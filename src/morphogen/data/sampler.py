@@ -47,10 +47,11 @@ def as_frequent(labels: Tensor, here: Tensor, there: Tensor, chance: Tensor | fl
 
     here, there: shares of the classes (K,).  chance: () in [0, 1), where the evenly spaced draws begin.
     """
-    weights = (there / here.clamp_min(1e-6)).clamp(0.1, 10.0)[labels]
+    order = labels.argsort(stable=True)  # class by class, each gets its share to within one item
+    weights = (there / here.clamp_min(1e-6)).clamp(0.1, 10.0)[labels[order]]
     reached = weights.cumsum(0) / weights.sum()
     points = (torch.arange(len(labels), device=labels.device) + chance) / len(labels)
-    return torch.searchsorted(reached, points).clamp_max(len(labels) - 1)
+    return order[torch.searchsorted(reached, points).clamp_max(len(labels) - 1)]
 
 
 def split_indices(
