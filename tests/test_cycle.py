@@ -12,8 +12,9 @@ from conftest import TINY
 from PIL import Image as Pillow
 from test_cli import call
 
-from morphogen import load
+from morphogen import load, train
 from morphogen.config import AugmentConfig
+from morphogen.errors import UsageError
 from morphogen.evaluation import cycle_scores
 from morphogen.families.base import Turn
 from morphogen.families.cycle_gan import CycleGAN, CycleGANOptions
@@ -315,7 +316,8 @@ def test_of_two_data_sets_one_may_have_labels_and_the_other_ones_are_never_read(
         Pillow.fromarray(item).save(tmp_path / "b" / f"{k:03d}.png")
     (tmp_path / "b" / "broken.png").write_bytes(b"no picture")
     settings = ["train.batch_size=8", "model.to_a={width: 8, blocks: 1}", "model.to_b={width: 8, blocks: 1}",
-                "evaluate.samples=64", "evaluate.final_samples=64", "data.label=label"]  # fmt: skip
+                "evaluate.samples=64", "evaluate.final_samples=64", "data.label=label",
+                "model.match_labels=true"]  # fmt: skip
     call("train", "cyclegan-image", "--data", "builtin:digits", "--data-b", tmp_path / "b", "--steps", 20,
          "--out", tmp_path / "run", *[part for s in settings for part in ("--set", s)])  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -327,6 +329,13 @@ def test_of_two_data_sets_one_may_have_labels_and_the_other_ones_are_never_read(
     assert {"label_kept", "kid_matched", "kid_matched_error"} <= found["cycle"].keys()
     assert "label_kept" not in found["back"]["cycle"]
     assert not [k for k in load_tensors(tmp_path / "run" / "model" / "weights.safetensors") if k.startswith("teacher")]
+
+
+@pytest.mark.parametrize("settings", [[], ["data.label=label", "terms.semantic_a.weight=0"]])
+def test_classes_that_nobody_reads_cannot_be_matched(tmp_path, settings):
+    with pytest.raises(UsageError, match=r"model\.match_labels needs two data sets, labels of one"):
+        train("cyclegan-image", "builtin:digits", data_b="builtin:digits", out=tmp_path, steps=1,
+              settings=["model.match_labels=true", *settings])  # fmt: skip
 
 
 def test_a_shared_trunk_learns_to_encode_in_the_generators_turn_and_to_judge_in_its_own():

@@ -326,17 +326,22 @@ def decide_steps(config: Config, items: int, trial: Callable[[], Trainer], spent
 
 
 def let_teach(config: Config, family: Family, data: Data, display: Display) -> None:
-    """Train a classifier of the labelled one of two domains, and let it hold the meaning of translations."""
-    wanted = any((term := config.terms.get(f"semantic_{side}")) is not None and term.weight for side in "ab")
-    if not isinstance(family, CycleGAN) or data.other is None or not wanted:
+    """Train a classifier of the labelled one of two domains, and let it hold the meaning of translations. UsageError
+    where classes are to be matched that nobody reads."""
+    weighs = [side for side in "ab" if (term := config.terms.get(f"semantic_{side}")) is not None and term.weight]
+    domains = {"a": data} if data.other is None else {"a": data, "b": data.other}
+    labelled = next((side for side, domain in domains.items() if domain.label is not None), None)
+    if getattr(family.options, "match_labels", False) and (data.other is None or labelled not in weighs):
+        raise UsageError(
+            "model.match_labels needs two data sets, labels of one (data.label or data_b.label), and the semantic term "
+            "of its side, by which the classes in the other are read."
+        )
+    if not isinstance(family, CycleGAN) or data.other is None or not weighs or labelled is None:
         return
-    for side, domain in (("a", data), ("b", data.other)):
-        if domain.label is not None:
-            begin = time.perf_counter()
-            classifier = teacher_of(domain, pictures_of(family.modality))
-            family.teach(side, classifier.net, SIDE)
-            display.note(f"meaning is held by a {classifier.identity} ({time.perf_counter() - begin:.0f} s)")
-            return
+    begin = time.perf_counter()
+    classifier = teacher_of(domains[labelled], pictures_of(family.modality))
+    family.teach(labelled, classifier.net, SIDE)
+    display.note(f"meaning is held by a {classifier.identity} ({time.perf_counter() - begin:.0f} s)")
 
 
 def finish(
