@@ -14,6 +14,7 @@ import torch
 from test_cli import call
 
 from morphogen import load
+from morphogen.assessment import data_of
 from morphogen.data import open_source, prepare
 from morphogen.data.text import packed, unpacked, words
 from morphogen.errors import UsageError
@@ -39,8 +40,8 @@ from morphogen.modalities.text import text_options
 from morphogen.modalities.vocabulary import FIRST, learn, vocabulary_of
 from morphogen.nets import initialise
 from morphogen.nets.text import GRUDecoder, PlacesDecoder
-from morphogen.objectives.categorical import Categorical
-from morphogen.texts import text_rows
+from morphogen.objectives.categorical import BLANK, Categorical
+from morphogen.texts import LanguageFeatures, distances, text_rows
 
 STRANGE = ["床前明月光，疑是地上霜。", "naïve café 🤖👩‍👩‍👧", "tab\tand  two spaces ", "\u0000\u2028", "ﬁ\u0301", "a"]
 TINY_NET = ["model.encoder={kind: gru, hidden: 16, embed: 16}", "model.decoder={kind: gru, hidden: 24, embed: 16}"]
@@ -374,6 +375,38 @@ def test_evaluation_has_the_language_model_and_its_curve(vae):
     assert [row["temperature"] for row in result["maximum_likelihood"]] == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     assert {"bleu4", "self_bleu4", "copied"} <= result["text"]["samples"].keys()
     assert (vae / "curve.png").exists()
+    for row in ("samples", "real held-out data"):
+        assert {"language_fid", "language_fid_error", "language_kid", "language_kid_error"} <= result["text"][
+            row
+        ].keys()
+
+
+def test_language_features_are_the_mean_state_before_each_token_whatever_stands_beside(vae):
+    model = load(vae / "language_model")
+    extractor, decoder = LanguageFeatures(model), model.family.decoder
+    items = model.modality.raw(np.array(["the cat", "a dog is here now and there", "the cat"]))
+    found = extractor.features(items)
+    assert np.allclose(found[0], extractor.features(items[:1])[0], atol=1e-6)
+    assert np.allclose(found[0], found[2], atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    tokens = [t for t in model.modality.stored(items[:1])[0].tolist() if t != BLANK]
+    with torch.no_grad():
+        context, state, states = decoder(torch.zeros(1, 1)), None, []
+        for token in [BLANK, *tokens[:-1]]:
+            _, state = decoder.step(context, torch.tensor([token]), state)
+            states.append(state[-1, 0])
+    assert np.allclose(found[0], torch.stack(states).mean(0).numpy(), atol=1e-5)
+
+
+def test_distances_in_language_features_tell_text_from_noise_and_find_none_to_the_items_themselves(vae):
+    model = load(vae / "language_model")
+    data = data_of(model)
+    noise = packed(["zq" * 5 + "x" * (k % 3) for k in range(64)], data.train.data.shape[1])
+    found = distances(model, noise, data, 64, 0)
+    assert found["samples"]["language_fid"] > 5 * found["real held-out data"]["language_fid"]
+    assert found["samples"]["language_kid"] > 5 * abs(found["real held-out data"]["language_kid"])
+    same = distances(model, data.heldout.data, data, len(data.heldout), 0)["samples"]
+    assert same["language_fid"] == pytest.approx(0, abs=1e-6)
 
 
 def test_samples_are_lines_and_a_function_of_the_seed(vae, tmp_path):

@@ -136,6 +136,8 @@ def text_lines(result: dict[str, Any]) -> list[str]:
         )
         if "reverse_perplexity" in row:
             text += f", reverse perplexity {row['reverse_perplexity']:.4g}"
+        if "language_fid" in row:
+            text += f", by the language model's states FID {row['language_fid']:.3g}, KID {row['language_kid']:.3g}"
         if "copied" in row:
             long = row["copied_8grams"]
             text += f", copied {100 * row['copied']:.2g} %, of {LONG}-grams {100 * long:.2g} %"

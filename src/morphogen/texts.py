@@ -20,8 +20,11 @@ from morphogen.config import Config, dump_yaml, read_yaml, validate
 from morphogen.data.dataset import JOINED
 from morphogen.data.text import unpacked
 from morphogen.evaluation import FLOOR, SAMPLES
+from morphogen.families.base import CHUNK
 from morphogen.loop import spaced
+from morphogen.metrics.distances import frechet_distance, frechet_error, kernel_distance
 from morphogen.metrics.text import DEEP, TextScores, common_words, text_classifier, words_kept
+from morphogen.modalities.vocabulary import BLANK
 from morphogen.model import Model, load
 from morphogen.run import RunFolder, model_folder, read_json, write_text
 
@@ -84,12 +87,16 @@ def add_text(result: dict[str, Any], model: Model, data: Any, count: int, seed: 
     begin = time.perf_counter()
     scores = TextScores(data.train.data, data.heldout.data)
     count = min(count, len(data.train))
-    result["text"] = text_rows(model.modality.raw(model.sample(count, seed)), data, count, seed, scores)
+    samples = model.modality.raw(model.sample(count, seed))
+    result["text"] = text_rows(samples, data, count, seed, scores)
     result["notes"].append(note_on(scores))
     beside = None if folder is None else language_model_of(folder)
     if beside is not None:
         result["language_model"] = read_json(beside / "evaluation.json")["likelihood"] | {"run": str(beside)}
-        result["maximum_likelihood"] = curve(load(beside), scores, count, seed)
+        language_model = load(beside)
+        result["maximum_likelihood"] = curve(language_model, scores, count, seed)
+        for name, found in distances(language_model, samples, data, count, seed).items():
+            result["text"][name] |= found
         if folder is not None and (folder / "config.yaml").exists():
             draw_curve(result, folder / "curve.png")
     result["text_seconds"] = round(time.perf_counter() - begin, 1)
@@ -102,8 +109,50 @@ def text_rows(
     held-out ones, which are the references."""
     scores = scores or TextScores(data.train.data, data.heldout.data)
     count = min(count, len(data.train), len(samples))
-    real = data.train.data[np.sort(np.random.default_rng(seed).permutation(len(data.train))[:count])]
-    return {SAMPLES: scores(samples[:count]), FLOOR: scores.floor(real)}
+    return {SAMPLES: scores(samples[:count]), FLOOR: scores.floor(some_of(data.train.data, count, seed))}
+
+
+def some_of(items: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """`count` of the items, in their order, by seed."""
+    return items[np.sort(np.random.default_rng(seed).permutation(len(items))[:count])]
+
+
+class LanguageFeatures:
+    """The mean of a language model's recurrent state over an item's tokens, its end included: what the model expects
+    on the way, so meaning as far as it has learned any."""
+
+    def __init__(self, language_model: Model):
+        self.modality, self.family = language_model.modality, language_model.family
+
+    @torch.no_grad()
+    def features(self, items: np.ndarray) -> np.ndarray:
+        """float32 (N, H) from uint8 (N, M)."""
+        tokens = torch.from_numpy(self.modality.stored(items)).to(self.family.device)
+        return torch.cat([self._features(self.modality.encode(part)) for part in tokens.split(CHUNK)]).cpu().numpy()
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        decoder: Any = self.family.decoder
+        states = decoder.states(decoder(self.family.noise(len(x), 0).to(x.device)), x)  # it is blind: any code will do
+        there = (x != BLANK).unsqueeze(2)
+        return (states * there).sum(1) / there.sum(1)
+
+
+def distances(language_model: Model, samples: np.ndarray, data: Any, count: int, seed: int) -> dict[str, Any]:
+    """Fréchet distance and KID to the held-out items in the language model's features, of samples and, as the floor, of
+    as many training items; {} for a model that wants labels."""
+    if language_model.classes:
+        return {}
+    extractor = LanguageFeatures(language_model)
+    reference, found = extractor.features(data.heldout.data), {}
+    for name, items in ((SAMPLES, samples[:count]), (FLOOR, some_of(data.train.data, count, seed))):
+        features = extractor.features(items)
+        kid, error = kernel_distance(features, reference, seed=seed)
+        found[name] = {
+            "language_fid": frechet_distance(features, reference),
+            "language_fid_error": frechet_error(features, reference, seed=seed),
+            "language_kid": kid, "language_kid_error": error,
+        }  # fmt: skip
+    return found
 
 
 def add_rows(result: dict[str, Any], items: np.ndarray, data: Any, count: int, seed: int) -> None:

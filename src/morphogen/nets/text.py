@@ -92,14 +92,17 @@ class GRUDecoder(Block, Role):
 
     def read(self, context: Tensor, x: Tensor) -> Tensor:
         """The logits (B, T, V) of every token of x (B, T) given those before it."""
+        return self._logits(self.states(context, x), context.unsqueeze(1).expand(-1, x.shape[1], -1))
+
+    def states(self, context: Tensor, x: Tensor) -> Tensor:
+        """The state (B, T, H) before every token of x (B, T): what is known of those before it."""
         before = F.pad(x[:, :-1], (1, 0), value=BLANK)  # the blank stands for the beginning, the end for a hidden token
         if self.training and self.word_dropout:
             hidden = torch.rand(before.shape, device=x.device) < self.word_dropout
             hidden[:, 0] = False
             before = before.masked_fill(hidden, END)
         steps = context.unsqueeze(1).expand(-1, x.shape[1], -1)
-        states, _ = self.gru(torch.cat([self.dropout(self.embedding(before)), steps], 2), self._start(context))
-        return self._logits(states, steps)
+        return self.gru(torch.cat([self.dropout(self.embedding(before)), steps], 2), self._start(context))[0]
 
     def step(self, context: Tensor, token: Tensor, state: Tensor | None) -> tuple[Tensor, Any]:
         """The logits (B, V) of the token after `token` (B,), and the state after it."""

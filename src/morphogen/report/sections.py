@@ -38,7 +38,8 @@ KEYS = {
     "share_real": "share of real data", "cycle_quantised": "cycle, rounded to 8 bits",
     "cycle_noisy": "cycle, with noise", "mcd_db": "MCD in dB", "samples": "importance samples",
     "domain_right": "in the wanted domain", "self_bleu2": "Self-BLEU-2", "self_bleu3": "Self-BLEU-3",
-    "self_bleu4": "Self-BLEU-4",
+    "self_bleu4": "Self-BLEU-4", "language_fid": "FID by the language model's states",
+    "language_kid": "KID by the language model's states",
 }  # fmt: skip
 WORDS = {"fid": "FID", "kid": "KID", "kl": "KL", "nll": "NLL", "mcd": "MCD", "db": "dB", "stft": "STFT", "stoi": "STOI",
          "bleu2": "BLEU-2", "bleu3": "BLEU-3", "bleu4": "BLEU-4"}  # fmt: skip
