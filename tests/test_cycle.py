@@ -17,6 +17,7 @@ from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
 from morphogen.evaluation import cycle_scores
 from morphogen.families.base import Turn
+from morphogen.families.critic import as_frequent
 from morphogen.families.cycle_gan import CycleGAN, CycleGANOptions
 from morphogen.families.gan import GAN, GANOptions
 from morphogen.health import cycle_findings
@@ -394,3 +395,24 @@ def test_hiding_and_copying_are_called_out_and_an_honest_cycle_is_not(hidden, sa
     findings = cycle_findings({"cycle": scores, "rows": rows})
     assert [f.what for f in findings] == ([said] if said else [])
     assert scores["diversity"] == 0
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.3, 0.99])
+def test_redrawn_items_have_the_wanted_shares_of_classes_and_each_item_its_due(chance):
+    """A class of share 0.8 that is to have 0.5, one of 0.2 that is to have 0.5: weights 5/8 and 5/2, sum 100 x 1."""
+    labels = torch.tensor([0, 0, 1, 0, 0] * 20)
+    rows = as_frequent(labels, torch.tensor([0.8, 0.2]), torch.tensor([0.5, 0.5]), chance)
+    assert len(rows) == 100
+    assert abs(int(labels[rows].sum()) - 50) <= 1
+    times = torch.bincount(rows, minlength=100)
+    assert set(times[labels == 0].tolist()) <= {0, 1}
+    assert set(times[labels == 1].tolist()) <= {2, 3}
+
+
+def test_nothing_is_redrawn_where_the_shares_agree_and_no_weight_is_above_ten():
+    labels, shares = torch.arange(50) % 5, torch.full((5,), 0.2)
+    assert torch.equal(as_frequent(labels, shares, shares).sort().values, torch.arange(50))
+    few = torch.tensor([0] * 1 + [1] * 99)
+    rows = as_frequent(few, torch.tensor([0.001, 0.999]), torch.tensor([0.9, 0.1]))
+    weight = 10 / (10 + 99 * max(0.1, 0.1 / 0.999))
+    assert abs((few[rows] == 0).float().mean() - weight) <= 0.01

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 
-from morphogen.data.sampler import as_frequent, batch_indices, split_indices
+from morphogen.data.sampler import batch_indices, split_indices
 from morphogen.errors import MorphogenError
 
 
@@ -70,24 +69,3 @@ def test_identical_items_cannot_be_split():
         split_indices(["same"] * 50)
     train, heldout = split_indices(["a"] * 30 + ["b"] * 28)  # no group fits the 8 wanted: the smaller goes out
     assert (len(train), len(heldout)) == (30, 28)
-
-
-@pytest.mark.parametrize("chance", [0.0, 0.3, 0.99])
-def test_redrawn_items_have_the_wanted_shares_of_classes_and_each_item_its_due(chance):
-    """A class of share 0.8 that is to have 0.5, one of 0.2 that is to have 0.5: weights 5/8 and 5/2, sum 100 x 1."""
-    labels = torch.tensor([0, 0, 1, 0, 0] * 20)
-    rows = as_frequent(labels, torch.tensor([0.8, 0.2]), torch.tensor([0.5, 0.5]), chance)
-    assert len(rows) == 100
-    assert abs(int(labels[rows].sum()) - 50) <= 1
-    times = torch.bincount(rows, minlength=100)
-    assert set(times[labels == 0].tolist()) <= {0, 1}
-    assert set(times[labels == 1].tolist()) <= {2, 3}
-
-
-def test_nothing_is_redrawn_where_the_shares_agree_and_no_weight_is_above_ten():
-    labels, shares = torch.arange(50) % 5, torch.full((5,), 0.2)
-    assert torch.equal(as_frequent(labels, shares, shares).sort().values, torch.arange(50))
-    few = torch.tensor([0] * 1 + [1] * 99)
-    rows = as_frequent(few, torch.tensor([0.001, 0.999]), torch.tensor([0.9, 0.1]))
-    weight = 10 / (10 + 99 * max(0.1, 0.1 / 0.999))
-    assert abs((few[rows] == 0).float().mean() - weight) <= 0.01

@@ -17,7 +17,6 @@ from morphogen.config import (
 from morphogen.data import BadItem, open_source
 from morphogen.data.builtin import GRID_CENTERS, GRID_SIGMA, RING_CENTERS, RING_SIGMA
 from morphogen.data.dataset import JOINED
-from morphogen.data.sampler import as_frequent
 from morphogen.data.text import unpacked
 from morphogen.domains import Data, load_data, of_known_classes, read_like, same_source
 from morphogen.errors import UsageError
@@ -28,6 +27,7 @@ from morphogen.evaluation import (
     likelihood_of,
     text_cycle,
 )
+from morphogen.families.critic import as_frequent
 from morphogen.families.vae import VAE
 from morphogen.health import code_findings, cycle_findings, prior_findings, sound_findings
 from morphogen.judges import extractor_for, extractors_for, pictures_of, plain_modality, seen_fingerprint, teacher_of

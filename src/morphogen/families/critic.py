@@ -96,3 +96,16 @@ def slope_penalty(
 def whole(values: Tensor) -> Tensor:
     """One number an item (B,) out of (B,), or out of its patches (B, H', W'): their mean."""
     return values if values.dim() == 1 else values.flatten(1).mean(1)
+
+
+def as_frequent(labels: Tensor, here: Tensor, there: Tensor, chance: Tensor | float = 0.5) -> Tensor:
+    """Which items, some of them twice, make classes as frequent as `there` says: indices (N,) into labels (N,), by
+    systematic resampling with weights there / here, between 0.1 and 10.
+
+    here, there: shares of the classes (K,).  chance: () in [0, 1), where the evenly spaced draws begin.
+    """
+    order = labels.argsort(stable=True)  # class by class, each gets its share to within one item
+    weights = (there / here.clamp_min(1e-6)).clamp(0.1, 10.0)[labels[order]]
+    reached = weights.cumsum(0) / weights.sum()
+    points = (torch.arange(len(labels), device=labels.device) + chance) / len(labels)
+    return order[torch.searchsorted(reached, points).clamp_max(len(labels) - 1)]

@@ -23,10 +23,18 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from morphogen.config import AugmentConfig
-from morphogen.data.sampler import as_frequent
 from morphogen.errors import UsageError
 from morphogen.families.base import CHUNK, Family, Turn, chunks, seed_of
-from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, judge, slope_penalty, spread_of, whole
+from morphogen.families.critic import (
+    WITHOUT_SLOPE,
+    CriticOptions,
+    as_frequent,
+    fooling,
+    judge,
+    slope_penalty,
+    spread_of,
+    whole,
+)
 from morphogen.families.diagnosis import Activity, judged, unlike
 from morphogen.nets import (
     DISCRIMINATORS,
