@@ -376,9 +376,8 @@ def test_evaluation_has_the_language_model_and_its_curve(vae):
     assert {"bleu4", "self_bleu4", "copied"} <= result["text"]["samples"].keys()
     assert (vae / "curve.png").exists()
     for row in ("samples", "real held-out data"):
-        assert {"language_fid", "language_fid_error", "language_kid", "language_kid_error"} <= result["text"][
-            row
-        ].keys()
+        names = {"language_fid", "language_fid_error", "language_kid", "language_kid_error"}
+        assert names <= result["text"][row].keys()
 
 
 def test_language_features_are_the_mean_state_before_each_token_whatever_stands_beside(vae):

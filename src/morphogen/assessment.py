@@ -286,15 +286,15 @@ def cycle_report(family: Any, side: str, domain: Data, opposite: Data, seed: int
         seen = np.asarray(teacher.classes)[teacher.probabilities(see(modality.decode(back))).argmax(1)]
         name = "label_kept_there_and_back"
         scores[name], scores[f"{name}_error"] = mean_and_error(seen == labels)
-        there = translate_raw(family, raw, "b" if side == "a" else "a")
-        seen = np.asarray(teacher.classes)[teacher.probabilities(see(there)).argmax(1)]
+        there = see(translate_raw(family, raw, "b" if side == "a" else "a"))
+        seen = np.asarray(teacher.classes)[teacher.probabilities(there).argmax(1)]
         scores["label_kept"], scores["label_kept_error"] = mean_and_error(seen == labels)
         theirs = opposite.heldout.data[spaced(len(opposite.heldout), 1000)]
         shown = translate_raw(family, torch.from_numpy(other.stored(np.ascontiguousarray(theirs))), side)
         classes = torch.from_numpy(np.searchsorted(teacher.classes, labels))
         shares = torch.bincount(classes, minlength=len(teacher.classes)) / len(classes)
-        rows = as_frequent(classes, shares, torch.from_numpy(teacher.probabilities(see(shown)).mean(0)))
-        matched = teacher.features(see(there))[rows.numpy()]
+        alike = as_frequent(classes, shares, torch.from_numpy(teacher.probabilities(see(shown)).mean(0)))
+        matched = teacher.features(there)[alike.numpy()]
         scores["kid_matched"], scores["kid_matched_error"] = kernel_distance(matched, teacher.features(see(theirs)))
     return scores
 

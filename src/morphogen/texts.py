@@ -22,7 +22,7 @@ from morphogen.data.text import unpacked
 from morphogen.evaluation import FLOOR, SAMPLES
 from morphogen.families.base import CHUNK
 from morphogen.loop import spaced
-from morphogen.metrics.distances import frechet_distance, frechet_error, kernel_distance
+from morphogen.metrics.distances import METRICS
 from morphogen.metrics.text import DEEP, TextScores, common_words, text_classifier, words_kept
 from morphogen.modalities.vocabulary import BLANK
 from morphogen.model import Model, load
@@ -146,12 +146,8 @@ def distances(language_model: Model, samples: np.ndarray, data: Any, count: int,
     reference, found = extractor.features(data.heldout.data), {}
     for name, items in ((SAMPLES, samples[:count]), (FLOOR, some_of(data.train.data, count, seed))):
         features = extractor.features(items)
-        kid, error = kernel_distance(features, reference, seed=seed)
-        found[name] = {
-            "language_fid": frechet_distance(features, reference),
-            "language_fid_error": frechet_error(features, reference, seed=seed),
-            "language_kid": kid, "language_kid_error": error,
-        }  # fmt: skip
+        scores = METRICS["frechet"](features, reference, seed) | METRICS["kernel"](features, reference, seed)
+        found[name] = {f"language_{key}": value for key, value in scores.items()}
     return found
 
 
