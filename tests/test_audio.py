@@ -68,6 +68,24 @@ def test_a_code_along_time_keeps_its_order_and_fits_every_length():
     assert difference[:, :32].max() == 0 < difference[:, 56:].min()
 
 
+def test_a_code_with_places_keeps_them_and_fits_every_size():
+    """What changes in one corner is not in the opposite corner's code; and a code need not come out even."""
+    options = {"kind": "maps", "width": 4, "downs": 2, "blocks": 1}
+    for space in ((1, 8, 64), (2, 5, 30)):
+        x, y = torch.randn(2, *space), torch.tensor([0, 1])
+        for wide in (64, 61, 7):
+            code = build_network(ENCODERS, options, space=space, outputs=wide)(x, None)
+            decoder = build_network(DECODERS, options, space=space, latent_dim=wide, classes=2)
+            assert code.shape == (2, wide)
+            assert decoder(code, y).shape == x.shape
+    encoder = build_network(ENCODERS, {**options, "still": False}, space=(1, 64, 64), outputs=2 * 3 * 256)
+    x = torch.randn(1, 1, 64, 64)
+    changed = x.clone()
+    changed[..., 48:, 48:] += 1
+    difference = (encoder(x, None) - encoder(changed, None)).view(6, 16, 16).abs()
+    assert difference[:, :8].max() == difference[:, :, :8].max() == 0 < difference[:, 14:, 14:].min()
+
+
 def test_what_does_not_change_along_time_is_taken_out():
     h = torch.randn(3, 5, 200)
     still = Still()(7 + 2 * h)

@@ -17,6 +17,7 @@ from morphogen.families.cycle_vae import CycleVAE, CycleVAEOptions
 from morphogen.families.vae import VAE, VAEOptions
 from morphogen.modalities import Image
 from morphogen.nets import initialise
+from morphogen.nets.whitening import WhitenedEncoder
 
 NETS = {"encoder": {"kind": "conv", "width": 8, "features": 16}, "decoder": {"kind": "conv", "width": 8}}
 CRITIC = {"critic": {"kind": "conv", "width": 8, "features": 16}, "probe": {"hidden": [16]}}
@@ -127,6 +128,46 @@ def test_the_probe_learns_from_the_last_codes_and_their_own_labels():
         assert (drawn[:, 1].long() == labels).all()
         assert drawn[:, 0].min() >= step - 2  # 20 codes are those of three steps at most
         assert {float(step)} <= set(drawn[:, 0].tolist())
+
+
+class Part(torch.nn.Module):
+    """Gives back some numbers of an item as they are."""
+
+    def __init__(self, start, end):
+        super().__init__()
+        self.start, self.end = start, end
+
+    def forward(self, x, y=None):
+        return x[:, self.start : self.end]
+
+
+@pytest.mark.parametrize("latent_dim", [3, 100])
+def test_in_every_domain_a_whitened_code_has_mean_0_and_variance_1(latent_dim):
+    """Two domains of known mean and covariance; labels teach the statistics only, and only while it trains."""
+    torch.manual_seed(0)
+    y = torch.arange(2).repeat(8000)
+    mixing = torch.eye(latent_dim).repeat(2, 1, 1)
+    mixing[1, 0, 1] = 1.0  # in domain 1 the first two variables go together
+    x = torch.einsum("bij,bj->bi", mixing[y], torch.randn(len(y), latent_dim)) + torch.tensor([-2.0, 5.0])[y][:, None]
+    items = torch.cat([x, x, torch.nn.functional.one_hot(y, 2) * 50.0], 1)
+    end = 2 * latent_dim
+    encoder = WhitenedEncoder(Part(0, end), Part(end, end + 2), latent_dim, 2)
+    encoder.eval()(items, y)
+    assert encoder.mean.abs().max() == 0
+    encoder.train()
+    for _ in range(3):
+        encoder(items, y)
+    code, other = encoder.eval()(items).chunk(2, 1)
+    assert torch.equal(other, x)
+    for domain in (0, 1):
+        part = code[y == domain]
+        covariance = torch.cov(part.T) if latent_dim < 64 else torch.diag(part.var(0))
+        assert part.mean(0).abs().max() < 0.02
+        assert (covariance - torch.eye(latent_dim)).abs().max() < 0.05
+    if latent_dim < 64:  # ZCA: of domain 1 the root of its covariance's inverse, which is symmetric
+        expected = torch.linalg.inv(mixing[1] @ mixing[1].T)
+        root = torch.linalg.lstsq(x[y == 1] - 5.0, code[y == 1]).solution
+        assert torch.allclose(root @ root, expected, atol=0.1) and torch.allclose(root, root.T, atol=0.1)
 
 
 def test_a_ladder_is_refused_between_domains():

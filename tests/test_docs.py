@@ -39,6 +39,7 @@ from morphogen.nets.ladder import Layer
 from morphogen.nets.priors import PRIORS, Coupling
 from morphogen.nets.text import TEXT_DECODERS, TEXT_ENCODERS
 from morphogen.nets.vocoder import InverseSTFT, mel_filters
+from morphogen.nets.whitening import LEAST, WhitenedEncoder
 from morphogen.objectives import adversarial, variational
 from morphogen.objectives.likelihoods import LIKELIHOODS
 from morphogen.objectives.spectral import multi_resolution_distance
@@ -778,6 +779,20 @@ class Verdict(Told):
         return super().forward(x, y)[:, 0]
 
 
+def whitened() -> tuple[Tensor, Tensor]:
+    """Three domains, by eigenvectors."""
+    encoder = WhitenedEncoder(torch.nn.Identity(), torch.nn.Identity(), 4, 3)
+    mixing, h, share = normals(130, 3, 4, 4), normals(131, 6, 4), normals(132, 6, 3).softmax(1)
+    covariance, mean, gain = mixing @ mixing.mT, normals(133, 3, 4), normals(134, 4).exp()
+    encoder.covariance.copy_(covariance)
+    encoder.mean.copy_(mean)
+    encoder.gain.data.copy_(gain)
+    values, vectors = torch.linalg.eigh(covariance.double() + LEAST * torch.eye(4).double())
+    roots = (vectors / values.sqrt()[:, None] @ vectors.mT).float()
+    parts = [share[:, k, None] * ((h - mean[k]) @ roots[k]) for k in range(3)]
+    return encoder.whitened(h, share), gain * sum(parts)
+
+
 def cycle_vae(domains: int = 0, **options) -> CycleVAE:
     """Z = 3; without domains the decoder is told none."""
     networks = {
@@ -1078,6 +1093,7 @@ FORMULAS = {
     "nets.priors.Vamp.components": lambda _: mixture_prior("vamp", normals(52, 4, 3), normals(53, 4, 3) / 2),
     "nets.priors.Flow.log_prob": lambda _: flow(),
     "nets.priors.Coupling.to_noise": lambda _: coupling(),
+    "nets.whitening.WhitenedEncoder.whitened": lambda _: whitened(),
     "evaluation.likelihood_of": lambda _: bits_per_dim(),
     "nets.vocoder.mel_filters": lambda _: filters(),
     "modalities.audio.Audio.stored": lambda _: levels(),

@@ -29,6 +29,7 @@ from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, jud
 from morphogen.families.diagnosis import judged, unlike
 from morphogen.families.vae import VAE, Explanation, VAEOptions
 from morphogen.nets import ENCODERS, PATCH_CRITICS, build_network
+from morphogen.nets.whitening import WhitenedEncoder
 from morphogen.objectives.adversarial import LOSSES
 from morphogen.objectives.categorical import Categorical
 
@@ -49,24 +50,32 @@ class CycleVAEOptions(VAEOptions, CriticOptions):
     probe: dict[str, Any] | None = Field(
         default_factory=dict, description="kind and options; it looks for the domain in codes; null for none"
     )
+    guess: dict[str, Any] | None = Field(
+        default=None, description="kind and options of a network that tells an item's domain; with it the code is"
+        " whitened domain by domain; null for none",
+    )  # fmt: skip
     pool: int = Field(default=4096, ge=1, description="last codes kept for the probe, which learns from many at once")
 
 
 class CycleVAE(VAE):
     """Terms of the autoencoder, beside the VAE's: 'cycle' = −log p(x | what came round), 'cycle_kl' of the codes on the
     way, 'consistency' = KL(posterior of what came round ‖ that of the item), 'codes' = −log q(z | decoded z) for z of
-    the prior, which teaches the encoder only; between domains also 'adversarial' (converted items fool the critic) and
-    'blind' (the probe sees every domain as likely). Of the discriminator: 'critic', 'r1', 'r2'; of the probe: 'probe'.
+    the prior, which teaches the encoder only; between domains also 'adversarial' (converted items fool the critic),
+    'blind' (the probe sees every domain as likely) and 'guess' = −log of the chance that the network by whose guess
+    the code is whitened gives the item's domain (see `nets.whitening`). Of the discriminator: 'critic', 'r1', 'r2'; of
+    the probe: 'probe'.
     The probe is a player of its own because it must be let learn several times a step (`players.probe.repeats`): one
     that lags behind the encoder misses what a patient one finds in the code afterwards.
     """
 
     Options = CycleVAEOptions
     terms = {  # noqa: RUF012
-        "autoencoder": (*VAE.terms["autoencoder"], "cycle", "cycle_kl", "consistency", "codes", "adversarial", "blind"),
+        "autoencoder": (
+            *VAE.terms["autoencoder"], "cycle", "cycle_kl", "consistency", "codes", "adversarial", "blind", "guess"
+        ),
         "discriminator": ("critic", "r1", "r2"),
         "probe": ("probe",),
-    }
+    }  # fmt: skip
     players = {**VAE.players, "discriminator": ("critic",), "probe": ("probe",)}  # noqa: RUF012
     for_training = ("critic", "probe", "pool_codes", "pool_labels")
     augmentations = ("off", "fixed")
@@ -90,6 +99,9 @@ class CycleVAE(VAE):
             raise UsageError(
                 "A ladder's lower codes depend on the domain; between domains set another kind of decoder."
             )
+        if options.guess is not None and classes:
+            guess = build_network(ENCODERS, {"kind": "conv", **options.guess}, space=space, outputs=classes)
+            self.encoder = WhitenedEncoder(self.encoder, guess, options.latent_dim, classes)
         self.cycles = options.cycles or (1 if classes else 2)
         self.converts = bool(classes)  # type: ignore[misc]
         self.criterion = "converted_fid" if classes else "nelbo"  # type: ignore[misc]
@@ -119,9 +131,9 @@ class CycleVAE(VAE):
         judges = {"discriminator": ("critic",) if judged else (), "probe": ("probe",) if probed else ()}
         self.players = {**VAE.players, **judges}  # type: ignore[misc]
         if domains:
-            without = {*(() if judged else ("codes", "adversarial")), *(() if probed else ("blind",))}
+            there = {"codes": judged, "adversarial": judged, "blind": probed, "guess": self.options.guess is not None}
             terms = {player: names if self.players[player] else () for player, names in self.terms.items()}
-            terms["autoencoder"] = tuple(name for name in terms["autoencoder"] if name not in without)
+            terms["autoencoder"] = tuple(name for name in terms["autoencoder"] if there.get(name, True))
             self.terms = terms  # type: ignore[misc]
         return judged, probed
 
@@ -147,7 +159,7 @@ class CycleVAE(VAE):
             z, domain = self._drawn(turn, len(x))
             with torch.set_grad_enabled("adversarial" in wanted and bool(self.classes)):
                 made.append((self.generate(z, domain), domain))
-            again = self.top(self.encoder(made[-1][0].detach(), domain))
+            again = self.top(self.encoder(made[-1][0].detach(), None))
             terms["codes"] = -again.log_prob(z[:, : self.top_dim]).sum(1)
         if self.classes and made:
             fake, fake_y = self._halves(made)
@@ -156,6 +168,8 @@ class CycleVAE(VAE):
                 terms["adversarial"] = self._adversarial(turn, x, y, fake, fake_y)
         if self.classes and "blind" in wanted:
             terms["blind"] = -self.probe(self.top(encoded).mean, None).log_softmax(1).mean(1)
+        if self.classes and "guess" in wanted and y is not None:
+            terms["guess"] = F.cross_entropy(self.encoder.guess(x, None).float(), y, reduction="none")
         return terms
 
     def _go_round(

@@ -37,6 +37,7 @@ from morphogen.nets.blocks import (
 )
 from morphogen.nets.frames import FrameDecoder, FrameEncoder
 from morphogen.nets.ladder import LadderDecoder, LadderEncoder
+from morphogen.nets.maps import MapDecoder, MapEncoder
 from morphogen.nets.text import TEXT_DECODERS, TEXT_ENCODERS, PlacesCritic
 from morphogen.nets.translators import PatchDiscriminator
 
@@ -326,8 +327,8 @@ DISCRIMINATORS = {"conv": ConvDiscriminator, "residual": ResidualDiscriminator, 
 PATCH_CRITICS = {"patch": PatchDiscriminator, **DISCRIMINATORS, "places": PlacesCritic}
 PAIR_CRITICS = {"conv": PairDiscriminator}
 ENCODERS = {"conv": ConvEncoder, "residual": ResidualEncoder, "dense": DenseEncoder, "ladder": LadderEncoder}
-ENCODERS |= {"frames": FrameEncoder, **TEXT_ENCODERS}
-DECODERS = {**GENERATORS, "ladder": LadderDecoder, "frames": FrameDecoder, **TEXT_DECODERS}
+ENCODERS |= {"frames": FrameEncoder, "maps": MapEncoder, **TEXT_ENCODERS}
+DECODERS = {**GENERATORS, "ladder": LadderDecoder, "frames": FrameDecoder, "maps": MapDecoder, **TEXT_DECODERS}
 
 
 def build_network(registry: Mapping[str, type[Role]], options: dict[str, Any], **context: Any) -> nn.Module:
