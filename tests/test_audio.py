@@ -69,21 +69,24 @@ def test_a_code_along_time_keeps_its_order_and_fits_every_length():
 
 
 def test_a_code_with_places_keeps_them_and_fits_every_size():
-    """What changes in one corner is not in the opposite corner's code; and a code need not come out even."""
+    """What changes in one corner is not in the opposite corner's code; one that does not come out even is refused."""
     options = {"kind": "maps", "width": 4, "downs": 2, "blocks": 1}
-    for space in ((1, 8, 64), (2, 5, 30)):
+    for space, places in (((1, 8, 64), 32), ((2, 5, 30), 16)):
         x, y = torch.randn(2, *space), torch.tensor([0, 1])
-        for wide in (64, 61, 7):
-            code = build_network(ENCODERS, options, space=space, outputs=wide)(x, None)
-            decoder = build_network(DECODERS, options, space=space, latent_dim=wide, classes=2)
-            assert code.shape == (2, wide)
-            assert decoder(code, y).shape == x.shape
+        code = build_network(ENCODERS, options, space=space, outputs=4 * places)(x, None)
+        decoder = build_network(DECODERS, options, space=space, latent_dim=2 * places, classes=2)
+        assert code.shape == (2, 4 * places)
+        assert decoder(code[:, : 2 * places], y).shape == x.shape
+        with pytest.raises(UsageError, match=f"multiple of the {places} places"):
+            build_network(DECODERS, options, space=space, latent_dim=places + 1)
+    with pytest.raises(UsageError, match="one place only"):
+        build_network(ENCODERS, options, space=(1, 4, 4), outputs=8)
     encoder = build_network(ENCODERS, {**options, "still": False}, space=(1, 64, 64), outputs=2 * 3 * 256)
     x = torch.randn(1, 1, 64, 64)
     changed = x.clone()
     changed[..., 48:, 48:] += 1
     difference = (encoder(x, None) - encoder(changed, None)).view(6, 16, 16).abs()
-    assert difference[:, :8].max() == difference[:, :, :8].max() == 0 < difference[:, 14:, 14:].min()
+    assert difference[:, :7].max() == difference[:, :, :7].max() == 0 < difference[:, 14:, 14:].min()
 
 
 def test_what_does_not_change_along_time_is_taken_out():

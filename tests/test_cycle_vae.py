@@ -170,6 +170,27 @@ def test_in_every_domain_a_whitened_code_has_mean_0_and_variance_1(latent_dim):
         assert torch.allclose(root @ root, expected, atol=0.1) and torch.allclose(root, root.T, atol=0.1)
 
 
+def test_a_code_of_few_directions_is_whitened_in_bfloat16_too():
+    """Six variables that are three: the covariance is singular, and its root must stay finite, in small steps."""
+    torch.manual_seed(0)
+    encoder = WhitenedEncoder(Part(0, 12), Part(12, 14), 6, 2).train()
+    mixing = torch.randn(3, 6)
+    for _ in range(1500):
+        h, y = torch.randn(16, 3) @ mixing * 10, torch.arange(16) % 2
+        items = torch.cat([h, h, torch.nn.functional.one_hot(y, 2) * 50.0], 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            code = encoder(items, y)[:, :6]
+    assert 0.5 < code.var(0).mean() < 2
+
+
+def test_what_a_code_cannot_be_whitened_with_is_said():
+    options = CycleVAEOptions(guess={"kind": "ladder"})
+    with pytest.raises(UsageError, match="ladder"):
+        CycleVAE(Image((1, 8, 8)), options, 2)
+    with pytest.raises(UsageError, match="built-in encoders"):
+        CycleVAE(Image((1, 8, 8)), CycleVAEOptions(guess={}), 2, networks={"encoder": torch.nn.Identity()})
+
+
 def test_a_ladder_is_refused_between_domains():
     ladder = {"kind": "ladder", "width": 8}
     with pytest.raises(UsageError, match="ladder"):

@@ -787,7 +787,8 @@ def whitened() -> tuple[Tensor, Tensor]:
     encoder.covariance.copy_(covariance)
     encoder.mean.copy_(mean)
     encoder.gain.data.copy_(gain)
-    values, vectors = torch.linalg.eigh(covariance.double() + LEAST * torch.eye(4).double())
+    least = LEAST * covariance.double().diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    values, vectors = torch.linalg.eigh(covariance.double() + least * torch.eye(4).double())
     roots = (vectors / values.sqrt()[:, None] @ vectors.mT).float()
     parts = [share[:, k, None] * ((h - mean[k]) @ roots[k]) for k in range(3)]
     return encoder.whitened(h, share), gain * sum(parts)

@@ -27,7 +27,6 @@ SOUND = {"rate": 8000, "samples": 2048, "n_fft": 256, "hop": 128, "vocoder": {"d
 TEXTS = ["abc", "bca d", "ee", "", "a", "dab"]
 GRU, PLACES = {"kind": "gru", "hidden": 8, "embed": 8}, {"kind": "places", "hidden": 8}
 CONV, LADDER = {"kind": "conv", "width": 8}, {"kind": "ladder", "width": 8}
-MAPS = {"kind": "maps", "width": 8, "blocks": 1}
 OPTIONS = {
     "gan": {"image": {"generator": CONV, "discriminator": {**CONV, "features": 16}},
             "points": {"generator": {"kind": "dense"}, "discriminator": {"kind": "dense"}}},
@@ -60,7 +59,7 @@ OPTIONS["cycle_vae ladder"] = {
     "image": {"encoder": {**LADDER, "features": 16}, "decoder": LADDER, "critic": {**CONV, "features": 16}}
 }
 OPTIONS["cycle_vae whitened"] = {
-    "image": {"encoder": MAPS, "decoder": MAPS, "critic": {**CONV, "features": 16}, "guess": {**CONV, "features": 16}},
+    "image": OPTIONS["cycle_vae"]["image"] | {"guess": {**CONV, "features": 16}},
     "points": OPTIONS["cycle_vae"]["points"] | {"guess": {"kind": "dense"}},
 }
 TWO_DOMAINS = {

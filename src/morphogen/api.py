@@ -139,6 +139,9 @@ def check_terms(config: Config, family: Family) -> None:
         for name in given:
             if name not in known:
                 raise UsageError(f"The family has no {what} '{name}'; it has {', '.join(known)}.{near(name, known)}")
+    for name in family.needed:
+        if name not in config.terms:
+            raise UsageError(f"The config lacks terms.{name}, without which a network learns nothing; add it.")
     for player in (name for name, networks in family.players.items() if networks):
         if player not in config.players:
             raise UsageError(f"The config lacks players.{player}; give it a learning rate, players.{player}.lr.")

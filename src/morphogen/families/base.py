@@ -88,6 +88,7 @@ class Family(nn.Module, ABC):
 
     players: player → names of the sub-modules that learn in its turn; turns are taken in this order.
     terms: player → names of the terms it may have; the first is required.
+    needed: terms without which a network would stay as it was drawn, beside the first ones.
     averaged: sub-modules whose moving average makes the samples.
     criterion: the held-out score, lower better, that chooses the best model: 'fid' or one of `measure`.
     numbers: plain state beside the tensors (the strength of augmentation), saved in every checkpoint.
@@ -103,6 +104,7 @@ class Family(nn.Module, ABC):
     Options: ClassVar[type[Section]]
     players: ClassVar[dict[str, tuple[str, ...]]]
     terms: ClassVar[dict[str, tuple[str, ...]]]
+    needed: ClassVar[tuple[str, ...]] = ()
     averaged: ClassVar[tuple[str, ...]]
     criterion: ClassVar[str] = "fid"
     converts: ClassVar[bool] = False

@@ -28,7 +28,7 @@ from morphogen.families.base import Turn, apart, chunks, seed_of
 from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, judge, slope_penalty, spread_of, whole
 from morphogen.families.diagnosis import judged, unlike
 from morphogen.families.vae import VAE, Explanation, VAEOptions
-from morphogen.nets import ENCODERS, PATCH_CRITICS, build_network
+from morphogen.nets import ENCODERS, GUESSES, PATCH_CRITICS, build_network
 from morphogen.nets.whitening import WhitenedEncoder
 from morphogen.objectives.adversarial import LOSSES
 from morphogen.objectives.categorical import Categorical
@@ -99,9 +99,10 @@ class CycleVAE(VAE):
             raise UsageError(
                 "A ladder's lower codes depend on the domain; between domains set another kind of decoder."
             )
-        if options.guess is not None and classes:
-            guess = build_network(ENCODERS, {"kind": "conv", **options.guess}, space=space, outputs=classes)
-            self.encoder = WhitenedEncoder(self.encoder, guess, options.latent_dim, classes)
+        self.guesses = options.guess is not None and bool(classes)
+        if self.guesses:
+            self.needed = ("guess",)  # type: ignore[misc]
+            self.encoder = self._whitened(self.encoder, "encoder" in own)
         self.cycles = options.cycles or (1 if classes else 2)
         self.converts = bool(classes)  # type: ignore[misc]
         self.criterion = "converted_fid" if classes else "nelbo"  # type: ignore[misc]
@@ -123,6 +124,14 @@ class CycleVAE(VAE):
         self.pool_codes: Tensor
         self.pool_labels: Tensor
 
+    def _whitened(self, encoder: nn.Module, users: bool) -> WhitenedEncoder:
+        """The encoder, or UsageError if it is the user's own, whose start must not be drawn anew."""
+        if users:
+            raise UsageError("model.guess whitens the codes of built-in encoders only; whiten yours yourself.")
+        options: dict[str, Any] = {"kind": "conv", **(self.options.guess or {})}
+        guess = build_network(GUESSES, options, space=self.modality.space, outputs=self.classes)
+        return WhitenedEncoder(encoder, guess, self.options.latent_dim, self.classes)
+
     def _judges(self, domains: bool) -> tuple[bool, bool]:
         """Whether there are a critic and a probe: both between domains only, and a critic where gradients pass through
         what is made. Players and terms that are not there are struck out."""
@@ -131,9 +140,9 @@ class CycleVAE(VAE):
         judges = {"discriminator": ("critic",) if judged else (), "probe": ("probe",) if probed else ()}
         self.players = {**VAE.players, **judges}  # type: ignore[misc]
         if domains:
-            there = {"codes": judged, "adversarial": judged, "blind": probed, "guess": self.options.guess is not None}
+            without = {*(() if judged else ("codes", "adversarial")), *(() if probed else ("blind",))}
             terms = {player: names if self.players[player] else () for player, names in self.terms.items()}
-            terms["autoencoder"] = tuple(name for name in terms["autoencoder"] if there.get(name, True))
+            terms["autoencoder"] = tuple(name for name in terms["autoencoder"] if name not in without)
             self.terms = terms  # type: ignore[misc]
         return judged, probed
 
@@ -168,7 +177,7 @@ class CycleVAE(VAE):
                 terms["adversarial"] = self._adversarial(turn, x, y, fake, fake_y)
         if self.classes and "blind" in wanted:
             terms["blind"] = -self.probe(self.top(encoded).mean, None).log_softmax(1).mean(1)
-        if self.classes and "guess" in wanted and y is not None:
+        if self.guesses and "guess" in wanted and y is not None:
             terms["guess"] = F.cross_entropy(self.encoder.guess(x, None).float(), y, reduction="none")
         return terms
 
@@ -194,7 +203,7 @@ class CycleVAE(VAE):
                 again = self.top(encoded)
                 found = explain(f"z' {n}", encoded)
             if not self.classes or n + 1 < self.cycles:
-                encoded = self.encoder(self.likelihood(found.output).mode(), y)
+                encoded = self.encoder(self.likelihood(found.output).mode(), None)
                 again = again or self.top(encoded)
                 found = explain(f"z {n + 1}", encoded)
             assert again is not None

@@ -6,6 +6,7 @@ from morphogen.nets.roles import (
     DISCRIMINATORS,
     ENCODERS,
     GENERATORS,
+    GUESSES,
     PAIR_CRITICS,
     PATCH_CRITICS,
     build_network,
@@ -13,5 +14,5 @@ from morphogen.nets.roles import (
 )
 from morphogen.nets.translators import TRANSLATORS
 
-__all__ = ["DECODERS", "DISCRIMINATORS", "ENCODERS", "GENERATORS", "PAIR_CRITICS", "PATCH_CRITICS", "PRIORS",
+__all__ = ["DECODERS", "DISCRIMINATORS", "ENCODERS", "GENERATORS", "GUESSES", "PAIR_CRITICS", "PATCH_CRITICS", "PRIORS",
            "TRANSLATORS", "build_network", "initialise"]  # fmt: skip

@@ -5,37 +5,32 @@ domains; but one pair of networks serves all (Choi et al. 2018, StarGAN; Kameoka
 what a channel is on average goes (instance normalisation); on the way out each channel is scaled and shifted as the
 domain says, and each row of the small picture, which of a spectrogram is a band of pitches, has numbers of the domain.
 
-Shapes: B batch · C, H, W space · p, q = H, W / 2^downs places · Z = p·q places x variables each · K domains
+Shapes: B batch · C, H, W space · p, q = H, W / 2^downs places · Z = variables each x p·q places · K domains
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from morphogen.nets.blocks import Block, ConditionedNoise, Role, Space, crop, shrunk
+from morphogen.nets.blocks import ConditionedNoise, ResidualBlock, Role, Space, shrunk
 from morphogen.nets.translators import InstanceNorm
 
 BANDS = 8  # numbers that a domain has for each row of places
 
 
-class StyledBlock(Block):
-    """Two 3x3 convolutions beside a shortcut, the last of which starts at zero; with domains, each channel is scaled
-    and shifted between them as the domain says.
+class StyledBlock(ResidualBlock):
+    """A residual block whose channels are scaled and shifted between its convolutions as the domain says.
 
     forward: h (B, C, p, q), domain (B, E) or None → (B, C, p, q).
     """
 
-    def __init__(self, channels: int, embedded: int = 0):
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+    def __init__(self, channels: int, embedded: int):
+        super().__init__(channels, channels)
         self.style = nn.Linear(embedded, 2 * channels) if embedded else None
-
-    def reset_own_parameters(self) -> None:
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, h: Tensor, domain: Tensor | None = None) -> Tensor:
         inner = self.first(F.leaky_relu(h, 0.2))
@@ -58,18 +53,18 @@ class MapEncoder(Role):
         still: bool = True,
     ):  # fmt: skip
         super().__init__()
-        self.outputs, self.numbers, self.multiple = outputs, -(-outputs // 2), 2**downs
+        each, self.multiple = variables_at(outputs, space, downs), 2**downs
         wide = width * 2 ** (downs - 1)
         layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(4 * space[0], width, 5, padding=2)]
         for k in range(downs - 1):
             layers += [InstanceNorm(width * 2**k)] if still else []
             layers += [nn.LeakyReLU(0.2), nn.Conv2d(width * 2**k, width * 2 ** (k + 1), 4, 2, 1)]
         layers += [InstanceNorm(wide)] if still else []
-        layers += [StyledBlock(wide) for _ in range(blocks)]
+        layers += [ResidualBlock(wide, wide) for _ in range(blocks)]
         layers += [InstanceNorm(wide)] if still else []
         self.body = nn.Sequential(*layers)
         self.label = nn.Embedding(classes, wide) if classes else None
-        self.last = nn.Conv2d(wide, 2 * variables_at(self.numbers, space, downs), 3, padding=1)
+        self.last = nn.Conv2d(wide, each, 3, padding=1)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         padding = (0, -x.shape[3] % self.multiple, 0, -x.shape[2] % self.multiple)
@@ -77,8 +72,7 @@ class MapEncoder(Role):
         h = h if self.label is None else h + self.label(y)[:, :, None, None].to(h.dtype)
         h = F.leaky_relu(h, 0.2)
         with torch.autocast(h.device.type, enabled=False):
-            both = self.last(h.float()).chunk(2, 1)
-        return torch.cat([part.flatten(1)[:, : self.numbers] for part in both], 1)[:, : self.outputs]
+            return self.last(h.float()).flatten(1)
 
 
 class MapDecoder(Role):
@@ -102,7 +96,7 @@ class MapDecoder(Role):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         domain = None if self.noise.embedding is None else self.noise.embedding(y)
-        h = F.pad(z, (0, -z.shape[1] % (self.places[0] * self.places[1]))).view(len(z), -1, *self.places)
+        h = z.view(len(z), -1, *self.places)
         if self.bands is not None and domain is not None:
             band = self.bands(domain).view(len(z), BANDS, self.places[0], 1)
             h = torch.cat([h, band.to(h.dtype).expand(-1, -1, -1, self.places[1])], 1)
@@ -111,11 +105,17 @@ class MapDecoder(Role):
             h = block(h, domain)
         for up in self.ups:
             h = up(F.leaky_relu(h, 0.2))
-        return crop(F.pixel_shuffle(self.last(F.leaky_relu(h, 0.2)), 2), (self.space[1], self.space[2]))
+        whole = F.pixel_shuffle(self.last(F.leaky_relu(h, 0.2)), 2)
+        return whole[:, :, : self.space[1], : self.space[2]]
 
 
 def variables_at(numbers: int, space: Space, downs: int) -> int:
-    """Variables at each place of a code of so many numbers; where they do not come out even, the last places of the
-    last channel go without."""
-    places = shrunk((space[1], space[2]), downs)
-    return -(-numbers // (places[0] * places[1]))
+    """Variables at each place of a code of so many numbers; ValueError where they do not come out even."""
+    if downs < 1:
+        raise ValueError("downs must be at least 1")
+    places = math.prod(shrunk((space[1], space[2]), downs))
+    if places == 1:
+        raise ValueError(f"downs={downs} leaves one place only")
+    if numbers % places:
+        raise ValueError(f"model.latent_dim must be a multiple of the {places} places of this code")
+    return numbers // places

@@ -328,6 +328,7 @@ PATCH_CRITICS = {"patch": PatchDiscriminator, **DISCRIMINATORS, "places": Places
 PAIR_CRITICS = {"conv": PairDiscriminator}
 ENCODERS = {"conv": ConvEncoder, "residual": ResidualEncoder, "dense": DenseEncoder, "ladder": LadderEncoder}
 ENCODERS |= {"frames": FrameEncoder, "maps": MapEncoder, **TEXT_ENCODERS}
+GUESSES = {kind: ENCODERS[kind] for kind in ("conv", "residual", "dense")}  # those that see an item as a whole
 DECODERS = {**GENERATORS, "ladder": LadderDecoder, "frames": FrameDecoder, "maps": MapDecoder, **TEXT_DECODERS}
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from morphogen.nets.blocks import Block
 
 FOLLOW = 0.002  # what each item adds to its domain's statistics
-MOST = 64  # variables up to which covariances are kept, and not only variances
-LEAST = 1e-3  # added to every variance
+MOST = 32  # variables up to which covariances are kept, and not only variances
+LEAST = 1e-3  # of the mean variance, added to each
 ITERATIONS = 20  # of the inverse root; enough for variances 1,000 times apart
 
 
@@ -47,42 +47,43 @@ class WhitenedEncoder(Block):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         mean, *rest = self.net(x, None).float().split(self.latent_dim, 1)
-        with torch.no_grad():
-            share = self.guess(x, None).float().softmax(1)
-            if self.training and y is not None:
-                self._follow(mean, y)
-        return torch.cat([self.whitened(mean, share), *rest], 1)
+        with torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad():
+                share = self.guess(x, None).float().softmax(1)
+                if self.training and y is not None:
+                    self._follow(mean, y)
+            return torch.cat([self.whitened(mean, share), *rest], 1)
 
     def whitened(self, mean: Tensor, share: Tensor) -> Tensor:
         """The code's means (B, Z) of the network's, as items that belong to the domains in shares (B, K)."""
-        with torch.autocast(mean.device.type, enabled=False):
-            apart = mean[:, None] - self.mean  # (B, K, Z)
-            if self.covariance.ndim == 2:
-                each = apart * (self.covariance + LEAST).rsqrt()
-            else:
-                each = torch.einsum("bki,kij->bkj", apart, inverse_root(self.covariance))
-            return self.gain * (share[:, :, None] * each).sum(1)
+        apart = mean[:, None] - self.mean  # (B, K, Z)
+        if self.covariance.ndim == 2:
+            least = LEAST * self.covariance.mean(1, keepdim=True)
+            each = apart * (self.covariance + least).rsqrt()
+        else:
+            each = torch.einsum("bki,kij->bkj", apart, inverse_root(self.covariance))
+        return self.gain * (share[:, :, None] * each).sum(1)
 
     def _follow(self, mean: Tensor, y: Tensor) -> None:
         """Bring each domain's statistics towards those of the items' means (B, Z) of domains y (B,)."""
         hot = nn.functional.one_hot(y, len(self.mean)).to(mean.dtype)  # (B, K)
-        count = hot.sum(0).clamp_min(1)
+        count = hot.sum(0).clamp_min(1)[:, None]
         pace = (1 - (1 - FOLLOW) ** hot.sum(0))[:, None]
         apart = mean - self.mean[y]
         if self.covariance.ndim == 2:
-            found = hot.T @ apart.square() / count[:, None]
-            self.covariance.lerp_(found, pace)
+            self.covariance.lerp_(hot.T @ apart.square() / count, pace)
         else:
-            found = torch.einsum("bk,bi,bj->kij", hot, apart, apart) / count[:, None, None]
-            self.covariance.lerp_(found, pace[:, :, None])
-        self.mean.lerp_(hot.T @ mean / count[:, None], pace)
+            found = torch.einsum("bk,bi,bj->kij", hot, apart, apart) / count[:, None]
+            self.covariance.lerp_((found + found.mT) / 2, pace[:, :, None])
+        self.mean.lerp_(hot.T @ mean / count, pace)
 
 
 def inverse_root(covariance: Tensor) -> Tensor:
-    """(C + LEAST)^(−1/2) of positive matrices (K, Z, Z), by the coupled Newton-Schulz iteration (Higham 1997):
+    """(C + least)^(−1/2) of positive matrices (K, Z, Z), by the coupled Newton-Schulz iteration (Higham 1997):
     products alone, so that no device waits for the host, as it would for eigenvectors."""
     one = torch.eye(covariance.shape[-1], device=covariance.device)
-    matrix = covariance + LEAST * one
+    least = LEAST * covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    matrix = covariance + least * one
     size = matrix.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]  # no eigenvalue is larger
     root, inverse = matrix / size, one.expand_as(matrix)
     for _ in range(ITERATIONS):
