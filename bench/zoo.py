@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import results_table
 
-from morphogen import evaluate, load, open_source
+from morphogen import evaluate, load
 from morphogen.assessment import data_of
 from morphogen.model import Model
 from morphogen.run import load_tensors, save_tensors, write_json
@@ -55,7 +55,7 @@ ZOO = {
         MNIST,
     ),
     "cyclegan-mnist-usps": (
-        f"morphogen train cyclegan-image --data {DIGITS} --data-b {POST} --steps 7000 {SLIM}",
+        f"morphogen train cyclegan-image --data {DIGITS} --data-b {POST} --steps 10000 --set train.seed=2 {SLIM}",
         f"{MNIST} {USPS}",
     ),
     "cyclegan-usps-mnist": (
@@ -97,7 +97,10 @@ ZOO = {
         FSDD,
     ),
     "cyclevae-fsdd": (
-        f"morphogen train cyclevae-audio --data {SPOKEN} {VOICES} --set data.label=speaker "
+        f"morphogen train cyclevae-audio --data {SPOKEN} {VOICES} --set data.label=speaker --steps 7000 "
+        "--set 'model.encoder={kind: maps, width: 24}' --set 'model.decoder={kind: maps, width: 24}' "
+        "--set model.latent_dim=1024 --set 'model.guess={width: 8, features: 32}' --set terms.kl.weight=3 "
+        "--set terms.cycle_kl.weight=3 --set terms.blind.weight=20 --set 'evaluate.samplers=[]' "
         "--set train.evaluate_every=1000",
         FSDD,
     ),
@@ -174,7 +177,7 @@ def publish(name: str) -> None:
 
 
 def draw(model: Model, run: Path, picture: Path) -> None:
-    """A sheet of samples; of two data sets, translations below what they were made of; of many domains, a digit a row
+    """A sheet of samples; of two data sets, translations below what they were made of; of many domains, an item a row
     and what it becomes in each. Of text, the same as lines: each above what it becomes in the first domain."""
     if model.modality.suffix == ".txt" and model.family.other is not None:
         shutil.copy(sorted(run.glob("previews/*-b-to-a.txt"))[-1], picture.with_suffix(".txt"))
@@ -188,14 +191,14 @@ def draw(model: Model, run: Path, picture: Path) -> None:
         back = model.modality.raw(model.translate(model.modality.array(there), model.domains[0]))
         model.modality.preview_pairs(there, back, picture, 1)
         return
-    if not model.domains or model.modality.name == "audio":
+    if not model.domains:
         sheet = model.modality.raw(model.sample(80, seed=0, label="all" if model.classes else None))
         model.modality.preview(sheet, picture, 10)
         return
-    items = open_source(f"{ROOT.parent}/shared/data/mnist#test").array()
-    assert items is not None
-    columns = [items[:8, :, :, 0], *(model.translate(items[:8, :, :, 0], domain) for domain in model.domains)]
-    sheet = np.stack(columns, 1).reshape(-1, *items.shape[1:3])
+    heldout = data_of(model).heldout.data
+    items = model.modality.array(heldout[:: len(heldout) // 8][:8])
+    columns = [items, *(model.translate(items, domain) for domain in model.domains)]
+    sheet = np.stack(columns, 1).reshape(-1, *items.shape[1:])
     model.modality.preview(model.modality.raw(sheet), picture, len(columns))
 
 

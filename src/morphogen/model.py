@@ -431,7 +431,8 @@ def card(description: Description, family: Family) -> str:
     }
     networks = "\n".join(f"| {name} | {count:,} |" for name, count in parameters.items())
     labels = f"conditioned on `{d.label}`: {', '.join(d.classes[:30])}" if d.classes else "unconditional"
-    scores = "\n".join(f"| {name} | {value:.4g} |" for name, value in t.get("scores", {}).items())
+    told = {k: v for k, v in t.get("scores", {}).items() if not k.startswith("kl/")}  # a number a unit fills pages
+    scores = "\n".join(f"| {name} | {value:.4g} |" for name, value in told.items())
     return f"""# {t.get("name", "A Morphogen model")}
 
 A {d.family} for {d.modality} of shape {size}, {labels}. Made by Morphogen {d.version}.

@@ -64,13 +64,13 @@ def gan_points() -> Config:
             "loss": "relativistic",
             "generator": {"kind": "dense", "hidden": hidden, "waves": 5},
             "discriminator": {"kind": "dense", "hidden": hidden, "waves": 6, "plain": 1},
-            "noise": {"least": 0.005, "most": 1.0},
+            "noise": {"least": 0.01, "most": 1.0},
         },
         terms={
             "generator": TermConfig(),
             "discriminator": TermConfig(),
-            "r1": TermConfig(weight=0.006, every=4),
-            "r2": TermConfig(weight=0.006, every=4),
+            "r1": TermConfig(weight=0.01, every=4),
+            "r2": TermConfig(weight=0.01, every=4),
         },
         players={
             "generator": PlayerConfig(lr=2e-3, betas=(0.5, 0.99)),
@@ -78,7 +78,7 @@ def gan_points() -> Config:
         },
         augment=AugmentConfig(mode="off"),
         train=TrainConfig(steps=10_000, batch_size=256, decay_from=0.3, precision="float32"),
-        sample=SampleConfig(tries=4),  # what lies between the modes is seen by D
+        sample=SampleConfig(tries=32),  # what lies between the modes is seen by D
     )
 
 
