@@ -133,14 +133,15 @@ def a_batch(family, space, classes, size=6):
 
 def expected_terms(family, player) -> set[str]:
     """All terms of the player, but those for which there is something missing: two domains of one space, a teacher,
-    styles, a critic of pairs, domains."""
+    styles, a critic of pairs, domains, a guess of them."""
     missing = []
     if isinstance(family, CycleGAN):
         missing += [] if family.other is not None and family.other.space == family.modality.space else ["identity"]
         missing += ["semantic"] + ["style"] * (not family.options.style_dim)
         missing += ["adversarial_joint", "critic_joint", "r1_joint"] * (family.options.critic_joint is None)
-    if isinstance(family, CycleVAE) and not family.classes:
-        missing += ["adversarial", "blind", "guess"]
+    if isinstance(family, CycleVAE):
+        missing += [] if family.classes else ["adversarial", "blind"]
+        missing += [] if family.guesses else ["guess"]
     return {term for term in family.terms[player] if not term.startswith(tuple(missing))}
 
 
