@@ -125,7 +125,8 @@ class CycleVAE(VAE):
         self.pool_labels: Tensor
 
     def _whitened(self, encoder: nn.Module, users: bool) -> WhitenedEncoder:
-        """The encoder, or UsageError if it is the user's own, whose start must not be drawn anew."""
+        """The encoder, its code whitened. UsageError for the user's own: what holds it is left as it is at the start,
+        so that the guess would not begin by the seed."""
         if users:
             raise UsageError("model.guess whitens the codes of built-in encoders only; whiten yours yourself.")
         options: dict[str, Any] = {"kind": "conv", **(self.options.guess or {})}
