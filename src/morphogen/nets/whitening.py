@@ -6,7 +6,8 @@ Of each domain k the running mean μ_k and covariance C_k of the network's means
     z = gain · Σ_k share_k(x) · C_k^(−1/2) (h − μ_k)            (ZCA, Kessy et al. 2018, of each domain)
 
 with the shares that a small network, which sees the item alone, gives to the domains. So in every domain the code has
-the mean 0 and the covariance 1 (times the gain); a code of many variables is only brought to the variance 1.
+nearly the mean 0 and the covariance 1, times the gain: the statistics lag behind the network. A code of many variables
+is only brought to the variance 1.
 
 Shapes: B batch · Z latent_dim · K domains
 """
