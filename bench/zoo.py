@@ -63,7 +63,7 @@ ZOO = {
         f"{MNIST} {USPS}",
     ),
     "cyclegan-mnist-noise": (
-        f"morphogen train cyclegan-image --data {DIGITS} --minutes 12 --set data.label=label --set model.latent_dim=32 "
+        f"morphogen train cyclegan-image --data {DIGITS} --steps 8000 --set data.label=label --set model.latent_dim=16 "
         "--set model.loss=relativistic --set 'model.critic_a={width: 24, features: 64}' "
         "--set 'model.to_b={width: 16, features: 64}' --set 'model.to_a={width: 64}' --set terms.cycle_a.weight=20 "
         "--set terms.cycle_b.weight=2 --set 'terms.r2_a={weight: 0.00012, every: 4}' "
@@ -72,7 +72,7 @@ ZOO = {
         MNIST,
     ),
     "cyclevae-mnist": (
-        f"morphogen train cyclevae-image --data {DIGITS} --steps 6000 --set data.label=label",
+        f"morphogen train cyclevae-image --data {DIGITS} --steps 5000 --set data.label=label",
         MNIST,
     ),
     "gan-fsdd": (

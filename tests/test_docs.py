@@ -794,6 +794,21 @@ def whitened() -> tuple[Tensor, Tensor]:
     return encoder.whitened(h, share), gain * sum(parts)
 
 
+def content() -> tuple[Tensor, Tensor]:
+    """Three domains, an item at a time."""
+    dense = {"kind": "dense", "hidden": [8]}
+    options = {"encoder": dense, "decoder": dense, "guess": dense, "flow": {"kind": "flow", "depth": 2, "hidden": 8}}
+    family = CycleVAE(Image(SIZE), CycleVAEOptions(latent_dim=2, **options), 3).eval()
+    for k, parameter in enumerate(family.flow.parameters()):
+        parameter.data.copy_(normals(140 + k, *parameter.shape) / 3)
+    x, made = normals(139, 6, *SIZE), []
+    for item in x.split(1):
+        domain = int(family.encoder.guess(item, None)[0].argmax())
+        mean = family.encoder(item, None)[:, :2]
+        made.append(family.flow.to_noise(mean, torch.tensor([domain]))[0])
+    return family.encode(x, None, 0), torch.cat(made)
+
+
 def cycle_vae(domains: int = 0, **options) -> CycleVAE:
     """Z = 3; without domains the decoder is told none."""
     networks = {
@@ -1095,6 +1110,7 @@ FORMULAS = {
     "nets.priors.Flow.log_prob": lambda _: flow(),
     "nets.priors.Coupling.to_noise": lambda _: coupling(),
     "nets.whitening.WhitenedEncoder.whitened": lambda _: whitened(),
+    "families.cycle_vae.CycleVAE.content": lambda _: content(),
     "evaluation.likelihood_of": lambda _: bits_per_dim(),
     "nets.vocoder.mel_filters": lambda _: filters(),
     "modalities.audio.Audio.stored": lambda _: levels(),

@@ -141,7 +141,7 @@ def expected_terms(family, player) -> set[str]:
         missing += ["adversarial_joint", "critic_joint", "r1_joint"] * (family.options.critic_joint is None)
     if isinstance(family, CycleVAE):
         missing += [] if family.classes else ["adversarial", "blind"]
-        missing += [] if family.guesses else ["guess"]
+        missing += [] if family.guesses else ["guess", "domain"]
     return {term for term in family.terms[player] if not term.startswith(tuple(missing))}
 
 

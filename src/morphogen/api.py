@@ -37,6 +37,7 @@ from morphogen.evaluation import (
 )
 from morphogen.families import Family
 from morphogen.families.cycle_gan import CycleGAN
+from morphogen.families.cycle_vae import CycleVAE
 from morphogen.families.vae import VAE
 from morphogen.health import data_findings
 from morphogen.judges import extractors_for, pictures_of, teacher_of
@@ -60,7 +61,7 @@ from morphogen.model import (
     start_from,
     weights_hash,
 )
-from morphogen.posthoc import candidates, top_codes
+from morphogen.posthoc import candidates, fit_domains, top_codes
 from morphogen.precision import choose, made_with
 from morphogen.recipes import RECIPES
 from morphogen.report import write_report
@@ -403,10 +404,17 @@ def choose_prior(
         Items(d, label, model.classes, device, model.modality).take(spaced(len(d), FITTED))
         for d in (data.train, data.heldout)
     )
-    train, heldout = (top_codes(family, raw, y, seed) for seed, (raw, y) in enumerate((train, heldout)))
+    flows = isinstance(family, CycleVAE) and family.flows
+    train, heldout = (top_codes(family, raw, y, seed, not flows) for seed, (raw, y) in enumerate((train, heldout)))
+    if isinstance(family, CycleVAE) and flows:
+        fit_domains(family, train, heldout)
+        model.description.options["flow"] = family.options.flow
+        priors: Any = [("flow of each domain", {}, None)]  # the only one that fits: the code is its noise
+    else:
+        priors = candidates(family, train, heldout, list(config.evaluate.samplers))
     criterion = "fid" if len(data.heldout) >= ENOUGH_FOR_FID else "kid"
     scores, best = {}, (np.inf, "", {}, None)
-    for name, options, prior in candidates(family, train, heldout, list(config.evaluate.samplers)):
+    for name, options, prior in priors:
         family.sampler = prior
         found = scorer(model.modality.raw(model.sample(config.evaluate.samples, config.train.seed)))
         scores[name] = {key: found[key] for key in ("fid", "kid")}
@@ -417,7 +425,8 @@ def choose_prior(
     model.description.training["scores"] = model.description.training.get("scores", {}) | scores[chosen]
     model.description.training["prior"] = chosen
     model.description.options["sampler"] = options
-    model.description.attributes = attributes(train[0], data, spaced(len(data.train), FITTED))
+    if not flows:  # else no value of the label lies anywhere in particular
+        model.description.attributes = attributes(train[0], data, spaced(len(data.train), FITTED))
     return model, scores
 
 

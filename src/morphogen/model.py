@@ -212,7 +212,7 @@ class Model:
         codes, known = codes.copy(), self.description.attributes
         for name, amount in attributes.items():
             if name not in known:
-                has = ", ".join(list(known)[:20]) or "none: its training data had no labels, or it is no VAE"
+                has = ", ".join(list(known)[:20]) or "none: it is no VAE, had no labels, or its code holds none"
                 raise UsageError(f"The model has no attribute '{name}'; it has {has}.{near(name, known)}")
             vector = np.asarray(known[name], np.float32)
             codes[:, : len(vector)] += amount * vector

@@ -19,6 +19,7 @@ from sklearn.mixture import GaussianMixture as Fit
 from torch import Tensor
 
 from morphogen.families.base import chunks, seed_of
+from morphogen.families.cycle_vae import CycleVAE
 from morphogen.families.vae import VAE
 from morphogen.nets.priors import Flow, GaussianMixture, Kernels
 
@@ -27,6 +28,10 @@ ENOUGH = 5  # codes a component must have for each latent dimension
 FLOW = {"depth": 8, "hidden": 128}
 MOST_KERNELS, WIDTHS, FINER = 5000, (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (1.0, 0.7, 0.5)
 FLOW_STEPS, FLOW_BATCH, FLOW_CHECK = 4000, 512, 200
+
+
+Coded = tuple[Tensor, Tensor | None]
+"""Top codes (N, Z) of items and their labels (N,) or None, on the processor."""
 
 
 def fit_mixture(codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor | None, classes: int) -> Any:
@@ -124,6 +129,13 @@ def finer(prior: Kernels) -> Iterator[tuple[str, Kernels]]:
 FITS: dict[str, Callable[..., Any]] = {"gmm": fit_mixture, "flow": fit_flow, "kernels": fit_kernels}
 
 
+def fit_domains(family: CycleVAE, train: Coded, heldout: Coded) -> None:
+    """Give a cycle VAE a flow that brings the codes of each domain to normal noise."""
+    flow = fit_flow(*train, *heldout, family.classes)
+    family.options.flow = options_of("flow", flow)
+    family.flow = flow.requires_grad_(False).eval().to(family.device)
+
+
 def options_of(name: str, prior: Any) -> dict[str, Any]:
     """What `model.sampler` must say to build a fitted prior again."""
     if isinstance(prior, Kernels):
@@ -131,16 +143,12 @@ def options_of(name: str, prior: Any) -> dict[str, Any]:
     return {"kind": name} | (FLOW if name == "flow" else {"components": int(prior.weights.shape[1])})
 
 
-Coded = tuple[Tensor, Tensor | None]
-"""Top codes (N, Z) of items and their labels (N,) or None, on the processor."""
-
-
 def candidates(
     family: VAE, train: Coded, heldout: Coded, names: list[str]
 ) -> Iterator[tuple[str, dict[str, Any], Any]]:  # fmt: skip
     """(name, options, prior) of each prior that can make samples: the trained one (None), then those fitted here to
     the codes of training items."""
-    if family.options.posterior == "normal":
+    if family.options.posterior == "normal" or not names:
         yield "trained", {}, None
     for name in names:
         fitted = FITS[name](*train, *heldout, family.code_classes)
@@ -149,10 +157,10 @@ def candidates(
 
 
 @torch.no_grad()
-def top_codes(family: VAE, raw: Tensor, y: Tensor | None, seed: int) -> Coded:
-    """One random code of the top layer for each raw item (N, *item), a few items at a time."""
+def top_codes(family: VAE, raw: Tensor, y: Tensor | None, seed: int, sampled: bool = True) -> Coded:
+    """One random code of the top layer, or the posterior's mean, for each raw item (N, *item), a few at a time."""
     parts = []
     for k, part, label in chunks(raw, y, 500):
         x = family.modality.encode(part)
-        parts.append(family.encode(x, label, seed_of(seed, k), sampled=True)[:, : family.top_dim].cpu())
+        parts.append(family.encode(x, label, seed_of(seed, k), sampled)[:, : family.top_dim].cpu())
     return torch.cat(parts), None if y is None else y.cpu()

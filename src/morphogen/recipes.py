@@ -212,10 +212,11 @@ def cyclevae_image() -> Config:
         model={
             "latent_dim": 6,
             "likelihood": "gaussian",
-            "scale": 0.8,
+            "scale": 0.65,
             "encoder": {"kind": "conv", "width": 32, "features": 128},
             "decoder": {"kind": "conv", "width": 48},
             "critic": {"kind": "conv", "width": 32},
+            "guess": {"width": 8, "features": 32},
         },
         terms={
             "reconstruction": TermConfig(),
@@ -227,6 +228,7 @@ def cyclevae_image() -> Config:
             "adversarial": TermConfig(weight=60.0),
             "blind": TermConfig(weight=100.0, warmup=500),
             "guess": TermConfig(weight=30.0),
+            "domain": TermConfig(weight=0.0),
             "critic": TermConfig(),
             "probe": TermConfig(),
             "r1": TermConfig(weight=1.2e-4, every=4),
@@ -280,6 +282,7 @@ def cyclevae_audio() -> Config:
     config.augment = AugmentConfig(mode="off", policy=SOUND_POLICY)
     config.model |= {
         "latent_dim": 128,
+        "guess": None,
         "scale": 0.12,
         "encoder": {"kind": "frames"},
         "decoder": {"kind": "frames"},

@@ -20,20 +20,23 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
+from morphogen.families.augment import augment
 from morphogen.families.base import Turn, apart, chunks, seed_of
 from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, judge, slope_penalty, spread_of, whole
 from morphogen.families.diagnosis import judged, unlike
 from morphogen.families.vae import VAE, Explanation, VAEOptions
-from morphogen.nets import ENCODERS, GUESSES, PATCH_CRITICS, build_network
-from morphogen.nets.whitening import WhitenedEncoder
+from morphogen.nets import ENCODERS, GUESSES, PATCH_CRITICS, PRIORS, build_network
+from morphogen.nets.whitening import MOST, WhitenedEncoder
 from morphogen.objectives.adversarial import LOSSES
 from morphogen.objectives.categorical import Categorical
 
 PROBED = 1024  # codes that the probe learns from at once
+NAMED = 0.5  # the share of items that each kind of augmentation changes before their domain is guessed
 DOUBT = 0.1  # the share that the probe is taught to leave to all domains alike: a sure one would drive codes apart
 
 
@@ -54,6 +57,10 @@ class CycleVAEOptions(VAEOptions, CriticOptions):
         default=None, description="kind and options of a network that tells an item's domain; with it the code is"
         " whitened domain by domain; null for none",
     )  # fmt: skip
+    flow: dict[str, Any] = Field(
+        default_factory=dict, description="what brings the codes of each domain to normal noise, where `guess` is set"
+        " and they are of few variables; fitted at the end",
+    )  # fmt: skip
     pool: int = Field(default=4096, ge=1, description="last codes kept for the probe, which learns from many at once")
 
 
@@ -71,7 +78,8 @@ class CycleVAE(VAE):
     Options = CycleVAEOptions
     terms = {  # noqa: RUF012
         "autoencoder": (
-            *VAE.terms["autoencoder"], "cycle", "cycle_kl", "consistency", "codes", "adversarial", "blind", "guess"
+            *VAE.terms["autoencoder"], "cycle", "cycle_kl", "consistency", "codes", "adversarial", "blind", "guess",
+            "domain",
         ),
         "discriminator": ("critic", "r1", "r2"),
         "probe": ("probe",),
@@ -103,6 +111,7 @@ class CycleVAE(VAE):
         if self.guesses:
             self.needed = ("guess",)  # type: ignore[misc]
             self.encoder = self._whitened(self.encoder, "encoder" in own)
+        self.flow: Any = self._flow(options.flow) if self.guesses and options.flow else None
         self.cycles = options.cycles or (1 if classes else 2)
         self.converts = bool(classes)  # type: ignore[misc]
         self.criterion = "converted_fid" if classes else "nelbo"  # type: ignore[misc]
@@ -128,10 +137,19 @@ class CycleVAE(VAE):
         """The encoder, its code whitened. UsageError for the user's own: what holds it is left as it is at the start,
         so that the guess would not begin by the seed."""
         if users:
-            raise UsageError("model.guess whitens the codes of built-in encoders only; whiten yours yourself.")
+            raise UsageError("model.guess whitens codes of built-in encoders only: with yours set model.guess=null.")
         options: dict[str, Any] = {"kind": "conv", **(self.options.guess or {})}
         guess = build_network(GUESSES, options, space=self.modality.space, outputs=self.classes)
         return WhitenedEncoder(encoder, guess, self.options.latent_dim, self.classes)
+
+    def _flow(self, options: dict[str, Any]) -> nn.Module:
+        space, size = self.modality.space, self.options.latent_dim
+        return build_network(PRIORS, {**options, "kind": "flow"}, space=space, latent_dim=size, classes=self.classes)
+
+    @property
+    def flows(self) -> bool:
+        """Whether at the end a flow is to make the codes of each domain normal noise."""
+        return self.guesses and self.top_dim <= MOST
 
     def _judges(self, domains: bool) -> tuple[bool, bool]:
         """Whether there are a critic and a probe: both between domains only, and a critic where gradients pass through
@@ -162,7 +180,7 @@ class CycleVAE(VAE):
         terms, (x, encoded, found) = self.bound(turn, batch)
         y, wanted = batch.get("label"), turn.weights.keys()
         made: list[tuple[Tensor, Tensor | None]] = []  # what the critic judges: converted items, and drawn ones
-        if {"cycle", "cycle_kl", "consistency", "adversarial"} & wanted:
+        if {"cycle", "cycle_kl", "consistency", "adversarial", "domain"} & wanted:
             found = found or self.explain(encoded, y, turn.normal("z", len(x), self.latent_dim, device=x.device))
             made += self._go_round(turn, x, y, encoded, found, terms)[:1]
         if "codes" in wanted:
@@ -178,8 +196,11 @@ class CycleVAE(VAE):
                 terms["adversarial"] = self._adversarial(turn, x, y, fake, fake_y)
         if self.classes and "blind" in wanted:
             terms["blind"] = -self.probe(self.top(encoded).mean, None).log_softmax(1).mean(1)
+        if self.guesses and "domain" in wanted and made:
+            terms["domain"] = self._named(turn, *made[0])
         if self.guesses and "guess" in wanted and y is not None:
-            terms["guess"] = F.cross_entropy(self.encoder.guess(x, None).float(), y, reduction="none")
+            seen = augment(x, self.augment.policy, NAMED, turn.generator("guess", x.device))
+            terms["guess"] = F.cross_entropy(self.encoder.guess(seen, None).float(), y, reduction="none")
         return terms
 
     def _go_round(
@@ -212,6 +233,15 @@ class CycleVAE(VAE):
         if errors:
             terms |= {"cycle": sum(errors), "cycle_kl": sum(kls), "consistency": sum(distances)}  # type: ignore[dict-item]
         return made
+
+    def _named(self, turn: Turn, made: Tensor, domain: Tensor | None) -> Tensor:
+        """−log of the chance (B,) that the network of the guess, which does not learn from it, gives converted items
+        (B, *space) the domain that was wanted (Choi et al. 2018, eq. 3)."""
+        guess = self.encoder.guess
+        still = {name: weight.detach() for name, weight in guess.named_parameters()}
+        seen = augment(made, self.augment.policy, NAMED, turn.generator("domain", made.device))
+        assert domain is not None
+        return F.cross_entropy(functional_call(guess, still, (seen, None)).float(), domain, reduction="none")
 
     def _passed_on(self, made: Tensor) -> Tensor:
         """A converted item (B, *space) as it is encoded again. What text was drawn from does not learn from the way
@@ -288,6 +318,17 @@ class CycleVAE(VAE):
         return self.pool_codes[drawn], self.pool_labels[drawn]
 
     # ---- use ------------------------------------------------------------------------------------------------------
+
+    def content(self, z: Tensor, x: Tensor) -> Tensor:
+        """With the flow, the noise that it makes of codes z (B, Z) as those of the domains that items x seem to be of:
+        in every domain it is spread alike, so it does not tell which one it was."""
+        return z if self.flow is None else self.flow.to_noise(z, self.encoder.guess(x, None).argmax(1))[0]
+
+    def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
+        return super().generate(z if self.flow is None else self.flow.to_code(z, y), y)
+
+    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None) -> Tensor:
+        return super().draw(noise, pick, y) if self.flow is None else noise
 
     def convert(self, x: Tensor, to: Tensor) -> Tensor:
         """Items (B, *space) in the domains of numbers `to` (B,)."""

@@ -272,7 +272,11 @@ class VAE(Family):
         if self.ladder:
             return self.explain(encoded, y, noise).code
         q = self.top(encoded)
-        return q.mean if noise is None or self.options.posterior == "point" else q.rsample(noise)
+        return self.content(q.mean if noise is None or self.options.posterior == "point" else q.rsample(noise), x)
+
+    def content(self, z: Tensor, x: Tensor) -> Tensor:
+        """What `encode` gives for the top codes z (B, Z) of items x (B, *space), and `generate` takes back."""
+        return z
 
     def _seen(self, x: Tensor, seed: int) -> Tensor:
         """`observe` with randomness that is a function of the seed alone."""
@@ -362,7 +366,7 @@ class VAE(Family):
                 )
             other = self.decoder(one.code.roll(len(part) // 2, 0), label)
             better.append(self.likelihood(one.output).log_prob(part) - self.likelihood(other).log_prob(part))
-            codes.append(one.code[:, : self.top_dim])
+            codes.append(self.content(one.code[:, : self.top_dim], part))
         found = seen.numbers()
         if self.options.posterior == "point" or isinstance(self.encoder, SilentEncoder):
             return found  # there is no bound, or no code

@@ -181,14 +181,23 @@ class Flow(Prior):
         return list(self.couplings)
 
     def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        v, log_det = self.to_noise(z, y)
+        return Normal.standard(v).log_prob(v).sum(1) + log_det
+
+    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        return self.to_code(noise, y)
+
+    def to_noise(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Codes z (B, Z) → (noise (B, Z), log |det| (B,))."""
         with torch.autocast(z.device.type, enabled=False):  # densities are float32
             v, log_det = (z.float() - self.mean) / self.std, -self.std.log().sum()
             for coupling, rotation in zip(self._couplings(), self.rotations, strict=True):
                 v, more = coupling.to_noise(v @ rotation, y)
                 log_det = log_det + more
-            return Normal.standard(v).log_prob(v).sum(1) + log_det
+        return v, log_det
 
-    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+    def to_code(self, noise: Tensor, y: Tensor | None) -> Tensor:
+        """The inverse of `to_noise`: noise (B, Z) → codes (B, Z)."""
         v = noise
         for coupling, rotation in zip(self._couplings()[::-1], self.rotations.flip(0), strict=True):
             v = coupling.to_code(v, y) @ rotation.T
