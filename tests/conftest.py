@@ -10,9 +10,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory):
+def _own_cache_and_few_steps(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("MORPHOGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setattr("morphogen.posthoc.FLOW_STEPS", 200)  # of 4,000: tests of the fit itself set more
     yield
     patch.undo()
 
@@ -49,7 +50,7 @@ TINY_OF = {
     ],
     "cyclevae-image": [
         *_TINY_VAE, "model.encoder={kind: conv, width: 8, features: 32}", "model.decoder={kind: conv, width: 8}",
-        "model.critic={kind: conv, width: 8, features: 32}", "data.label=label",
+        "model.critic={kind: conv, width: 8, features: 32}", "data.label=label", "model.guess=null",
     ],
     "cyclegan-image": [
         "train.batch_size=16", "evaluate.samples=64", "evaluate.final_samples=128", "evaluate.extractor=random",

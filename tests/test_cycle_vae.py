@@ -255,10 +255,8 @@ def converter(tmp_path_factory) -> Path:
                 "evaluate.likelihood_items=60", "evaluate.importance_samples=5", "evaluate.samplers=[gmm]",
                 "data.label=label", "model.encoder={width: 8, features: 16}", "model.decoder={width: 8}",
                 "model.critic={width: 8, features: 16}", "model.guess={width: 8, features: 16}"]  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(posthoc, "FLOW_STEPS", 200)
-        call("train", "cyclevae-image", "--data", "builtin:digits", "--steps", 20, "--out", folder / "run",
-             *[part for s in settings for part in ("--set", s)])  # fmt: skip
+    call("train", "cyclevae-image", "--data", "builtin:digits", "--steps", 20, "--out", folder / "run",
+         *[part for s in settings for part in ("--set", s)])  # fmt: skip
     return folder / "run"
 
 
