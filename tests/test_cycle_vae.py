@@ -206,7 +206,7 @@ def test_a_flow_of_each_domain_takes_what_whitening_leaves_out_of_the_code(monke
 def test_with_the_flow_a_code_is_noise_that_every_domain_makes_its_own_of():
     """encode = flow⁻¹ of the domain that is guessed; generate = the decoder of the flow of the domain that is asked."""
     family = cyclic(3, guess={"width": 8, "features": 16}, flow={"kind": "flow", "depth": 2, "hidden": 8}).eval()
-    assert family.flows
+    assert family.wants_flow
     x, y = torch.rand(12, 1, 16, 16), torch.arange(12) % 3
     with torch.no_grad():
         for parameter in family.flow.parameters():

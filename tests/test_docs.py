@@ -794,6 +794,17 @@ def whitened() -> tuple[Tensor, Tensor]:
     return encoder.whitened(h, share), gain * sum(parts)
 
 
+def named() -> tuple[Tensor, Tensor]:
+    """Three domains; nothing is changed before the guess."""
+    dense = {"kind": "dense", "hidden": [8]}
+    options = CycleVAEOptions(latent_dim=2, encoder=dense, decoder=dense, guess=dense)
+    family = CycleVAE(Image(SIZE), options, 3, AugmentConfig(mode="off", policy=[]))
+    y, domain = normals(138, 6, *SIZE), torch.tensor([0, 1, 2, 0, 1, 2])
+    shares = family.encoder.guess(y, None).exp()
+    expected = -(shares[range(6), domain] / shares.sum(1)).log()
+    return family._named(Turn("autoencoder", 0, 0, {}), y, domain), expected
+
+
 def content() -> tuple[Tensor, Tensor]:
     """Three domains, an item at a time."""
     dense = {"kind": "dense", "hidden": [8]}
@@ -1111,6 +1122,7 @@ FORMULAS = {
     "nets.priors.Coupling.to_noise": lambda _: coupling(),
     "nets.whitening.WhitenedEncoder.whitened": lambda _: whitened(),
     "families.cycle_vae.CycleVAE.content": lambda _: content(),
+    "families.cycle_vae.CycleVAE._named": lambda _: named(),
     "evaluation.likelihood_of": lambda _: bits_per_dim(),
     "nets.vocoder.mel_filters": lambda _: filters(),
     "modalities.audio.Audio.stored": lambda _: levels(),

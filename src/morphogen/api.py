@@ -404,7 +404,7 @@ def choose_prior(
         Items(d, label, model.classes, device, model.modality).take(spaced(len(d), FITTED))
         for d in (data.train, data.heldout)
     )
-    flows = isinstance(family, CycleVAE) and family.flows
+    flows = isinstance(family, CycleVAE) and family.wants_flow
     train, heldout = (top_codes(family, raw, y, seed, not flows) for seed, (raw, y) in enumerate((train, heldout)))
     if isinstance(family, CycleVAE) and flows:
         fit_domains(family, train, heldout)

@@ -371,7 +371,7 @@ class Trainer:
         return {
             "family": self.config.family, "augment": self.family.numbers.get("augment") if adapts else None,
             "sampled": getattr(options, "chosen_by", "nelbo") != "reconstruction",
-            "samplers": self.config.evaluate.samplers or getattr(self.family, "flows", False),
+            "samplers": self.config.evaluate.samplers or getattr(self.family, "wants_flow", False),
         }  # fmt: skip
 
     def tell(self, begun: list[Finding], gone: list[Finding]) -> None:

@@ -147,7 +147,7 @@ class CycleVAE(VAE):
         return build_network(PRIORS, {**options, "kind": "flow"}, space=space, latent_dim=size, classes=self.classes)
 
     @property
-    def flows(self) -> bool:
+    def wants_flow(self) -> bool:
         """Whether at the end a flow is to make the codes of each domain normal noise."""
         return self.guesses and self.top_dim <= MOST
 
