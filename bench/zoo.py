@@ -99,9 +99,10 @@ ZOO = {
     "cyclevae-fsdd": (
         f"morphogen train cyclevae-audio --data {SPOKEN} {VOICES} --set data.label=speaker --steps 7000 "
         "--set 'model.encoder={kind: maps, width: 24}' --set 'model.decoder={kind: maps, width: 24}' "
-        "--set model.latent_dim=1024 --set 'model.guess={width: 8, features: 32}' --set terms.kl.weight=3 "
+        "--set model.latent_dim=1024 --set 'model.guess={width: 16, features: 64}' --set terms.kl.weight=3 "
         "--set terms.cycle_kl.weight=3 --set terms.blind.weight=20 --set 'evaluate.samplers=[]' "
-        "--set train.evaluate_every=1000",
+        "--set train.evaluate_every=1000 --set 'model.critic={kind: patch, width: 24, downs: 3}' "
+        "--set terms.domain.weight=100",
         FSDD,
     ),
     "vae-mnist-binary": (
