@@ -37,7 +37,6 @@ from morphogen.evaluation import (
 )
 from morphogen.families import Family
 from morphogen.families.cycle_gan import CycleGAN
-from morphogen.families.cycle_vae import CycleVAE
 from morphogen.families.vae import VAE
 from morphogen.health import data_findings
 from morphogen.judges import extractors_for, pictures_of, teacher_of
@@ -404,11 +403,10 @@ def choose_prior(
         Items(d, label, model.classes, device, model.modality).take(spaced(len(d), FITTED))
         for d in (data.train, data.heldout)
     )
-    flows = isinstance(family, CycleVAE) and family.wants_flow
+    flows = family.wants_flow
     train, heldout = (top_codes(family, raw, y, seed, not flows) for seed, (raw, y) in enumerate((train, heldout)))
-    if isinstance(family, CycleVAE) and flows:
-        fit_domains(family, train, heldout)
-        model.description.options["flow"] = family.options.flow
+    if flows:
+        model.description.options["flow"] = fit_domains(family, train, heldout)
         priors: Any = [("flow of each domain", {}, None)]  # the only one that fits: the code is its noise
     else:
         priors = candidates(family, train, heldout, list(config.evaluate.samplers))

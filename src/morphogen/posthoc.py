@@ -19,7 +19,6 @@ from sklearn.mixture import GaussianMixture as Fit
 from torch import Tensor
 
 from morphogen.families.base import chunks, seed_of
-from morphogen.families.cycle_vae import CycleVAE
 from morphogen.families.vae import VAE
 from morphogen.nets.priors import Flow, GaussianMixture, Kernels
 
@@ -28,10 +27,6 @@ ENOUGH = 5  # codes a component must have for each latent dimension
 FLOW = {"depth": 8, "hidden": 128}
 MOST_KERNELS, WIDTHS, FINER = 5000, (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (1.0, 0.7, 0.5)
 FLOW_STEPS, FLOW_BATCH, FLOW_CHECK = 4000, 512, 200
-
-
-Coded = tuple[Tensor, Tensor | None]
-"""Top codes (N, Z) of items and their labels (N,) or None, on the processor."""
 
 
 def fit_mixture(codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor | None, classes: int) -> Any:
@@ -129,11 +124,12 @@ def finer(prior: Kernels) -> Iterator[tuple[str, Kernels]]:
 FITS: dict[str, Callable[..., Any]] = {"gmm": fit_mixture, "flow": fit_flow, "kernels": fit_kernels}
 
 
-def fit_domains(family: CycleVAE, train: Coded, heldout: Coded) -> None:
-    """Give a cycle VAE a flow that brings the codes of each domain to normal noise."""
+def fit_domains(family: Any, train: Coded, heldout: Coded) -> dict[str, Any]:
+    """Give a cycle VAE a flow that brings the codes of each domain to normal noise; returns what `model.flow` must say
+    to build it again."""
     flow = fit_flow(*train, *heldout, family.classes)
-    family.options.flow = options_of("flow", flow)
     family.flow = flow.requires_grad_(False).eval().to(family.device)
+    return options_of("flow", flow)
 
 
 def options_of(name: str, prior: Any) -> dict[str, Any]:
@@ -141,6 +137,10 @@ def options_of(name: str, prior: Any) -> dict[str, Any]:
     if isinstance(prior, Kernels):
         return {"kind": name, "kernels": len(prior.centres), "width": prior.width}
     return {"kind": name} | (FLOW if name == "flow" else {"components": int(prior.weights.shape[1])})
+
+
+Coded = tuple[Tensor, Tensor | None]
+"""Top codes (N, Z) of items and their labels (N,) or None, on the processor."""
 
 
 def candidates(

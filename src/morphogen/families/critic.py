@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from morphogen.config import AugmentConfig, Section
 from morphogen.errors import UsageError
@@ -44,6 +45,12 @@ class CriticOptions(Section):
     def difference(self) -> float | None:
         """The step of the difference form, None for the exact one."""
         return None if self.penalty == "exact" else self.sigma
+
+
+def fixed(network: nn.Module) -> Callable[..., Tensor]:
+    """The network as a function that hands slopes on to its inputs, and does not learn from them."""
+    still = {name: weight.detach() for name, weight in network.named_parameters()}
+    return lambda *inputs: functional_call(network, still, inputs)
 
 
 def spread_of(x: Tensor) -> Tensor:

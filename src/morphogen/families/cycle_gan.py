@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from morphogen.config import AugmentConfig
@@ -29,6 +28,7 @@ from morphogen.families.critic import (
     WITHOUT_SLOPE,
     CriticOptions,
     as_frequent,
+    fixed,
     fooling,
     judge,
     slope_penalty,
@@ -480,8 +480,7 @@ class CycleGAN(Family):
         critic = getattr(self, f"critic_{side}")
         if turn.player == "discriminator" or self.options.encoder == "separate":
             return critic
-        still = {name: weight.detach() for name, weight in critic.named_parameters()}
-        return lambda x, y: functional_call(critic, still, (x, y))
+        return fixed(critic)
 
     def _penalty(self, turn: Turn, side: str, name: str, x: Tensor, y: Tensor | None, spread: Tensor) -> Tensor:
         critic, purpose = getattr(self, f"critic_{side}"), name if side == "a" else f"{name} {side}"

@@ -20,14 +20,22 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
 from morphogen.families.augment import augment
 from morphogen.families.base import Turn, apart, chunks, seed_of
-from morphogen.families.critic import WITHOUT_SLOPE, CriticOptions, fooling, judge, slope_penalty, spread_of, whole
+from morphogen.families.critic import (
+    WITHOUT_SLOPE,
+    CriticOptions,
+    fixed,
+    fooling,
+    judge,
+    slope_penalty,
+    spread_of,
+    whole,
+)
 from morphogen.families.diagnosis import judged, unlike
 from morphogen.families.vae import VAE, Explanation, VAEOptions
 from morphogen.nets import ENCODERS, GUESSES, PATCH_CRITICS, PRIORS, build_network
@@ -69,7 +77,8 @@ class CycleVAE(VAE):
     way, 'consistency' = KL(posterior of what came round ‖ that of the item), 'codes' = −log q(z | decoded z) for z of
     the prior, which teaches the encoder only; between domains also 'adversarial' (converted items fool the critic),
     'blind' (the probe sees every domain as likely) and 'guess' = −log of the chance that the network by whose guess
-    the code is whitened gives the item's domain (see `nets.whitening`). Of the discriminator: 'critic', 'r1', 'r2'; of
+    the code is whitened gives the item's domain (see `nets.whitening`), and 'domain' = −log of the chance that it gives
+    converted items theirs. Of the discriminator: 'critic', 'r1', 'r2'; of
     the probe: 'probe'.
     The probe is a player of its own because it must be let learn several times a step (`players.probe.repeats`): one
     that lags behind the encoder misses what a patient one finds in the code afterwards.
@@ -148,7 +157,6 @@ class CycleVAE(VAE):
 
     @property
     def wants_flow(self) -> bool:
-        """Whether at the end a flow is to make the codes of each domain normal noise."""
         return self.guesses and self.top_dim <= MOST
 
     def _judges(self, domains: bool) -> tuple[bool, bool]:
@@ -196,7 +204,7 @@ class CycleVAE(VAE):
                 terms["adversarial"] = self._adversarial(turn, x, y, fake, fake_y)
         if self.classes and "blind" in wanted:
             terms["blind"] = -self.probe(self.top(encoded).mean, None).log_softmax(1).mean(1)
-        if self.guesses and "domain" in wanted and made:
+        if self.guesses and "domain" in wanted:
             terms["domain"] = self._named(turn, *made[0])
         if self.guesses and "guess" in wanted and y is not None:
             seen = augment(x, self.augment.policy, NAMED, turn.generator("guess", x.device))
@@ -237,11 +245,9 @@ class CycleVAE(VAE):
     def _named(self, turn: Turn, made: Tensor, domain: Tensor | None) -> Tensor:
         """−log of the chance (B,) that the network of the guess, which does not learn from it, gives converted items
         (B, *space) the domain that was wanted (Choi et al. 2018, eq. 3)."""
-        guess = self.encoder.guess
-        still = {name: weight.detach() for name, weight in guess.named_parameters()}
         seen = augment(made, self.augment.policy, NAMED, turn.generator("domain", made.device))
         assert domain is not None
-        return F.cross_entropy(functional_call(guess, still, (seen, None)).float(), domain, reduction="none")
+        return F.cross_entropy(fixed(self.encoder.guess)(seen, None).float(), domain, reduction="none")
 
     def _passed_on(self, made: Tensor) -> Tensor:
         """A converted item (B, *space) as it is encoded again. What text was drawn from does not learn from the way

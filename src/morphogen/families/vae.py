@@ -137,6 +137,11 @@ class VAE(Family):
         """The decoder, where it is one of several latent layers."""
         return self.decoder if isinstance(self.decoder, LadderDecoder) else None
 
+    @property
+    def wants_flow(self) -> bool:
+        """Whether at the end a flow is to make the codes of each domain normal noise."""
+        return False
+
     @torch.no_grad()
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
         self.scale.copy_(x.float().std() if self.options.scale is None else torch.tensor(self.options.scale))
