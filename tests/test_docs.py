@@ -291,6 +291,11 @@ def difference():
     return adversarial.squared_difference(d, x, e, h), ((d(x + h * e) - d(x - h * e)) / (2 * h)) ** 2
 
 
+def of_one_label(x: Tensor, y: list[int]) -> Tensor:
+    pairs = [(i, j) for i in range(len(x)) for j in range(len(x)) if i != j and y[i] == y[j]]
+    return sum(((x[i] - x[j]) ** 2).sum() for i, j in pairs) / (P * len(pairs))  # type: ignore[return-value]
+
+
 def gradient_penalty():
     real, fake, u = normals(14, 9, 2), normals(15, 9, 2), torch.linspace(0, 1, 9)
     between = u[:, None] * real + (1 - u[:, None]) * fake
@@ -1063,6 +1068,8 @@ FORMULAS = {
     adv + "squared_slope": lambda f: (f(Quadratic(), X[:, 0, 0, :2]), slope(X[:, 0, 0, :2]).square().sum(1)),
     adv + "squared_difference": lambda _: difference(),
     adv + "unit_slope": lambda _: gradient_penalty(),
+    adv + "pair_distance": lambda f: (f(X, torch.tensor([0, 1, 0, 1, 1])), of_one_label(X, [0, 1, 0, 1, 1])),
+    adv + "lack_of_diversity": lambda f: (f(FAKE.exp(), REAL.exp()), (1 - (FAKE - REAL).exp()).clamp(0) ** 2),
     "families.gan.GAN._penalty": lambda _: r1(),
     "families.noise.NoiseOptions.seen": lambda _: noised(),
     "families.gan.GAN._measure_gap": lambda _: gap(),

@@ -13,6 +13,7 @@ import torch
 from morphogen.config import AugmentConfig
 from morphogen.data.text import packed
 from morphogen.families import FAMILIES, CycleGAN, CycleVAE, Turn
+from morphogen.families.critic import whole
 from morphogen.modalities import MODALITIES
 from morphogen.modalities.text import text_options
 from morphogen.model import Description, Model, build_family, load, save_model
@@ -44,6 +45,9 @@ OPTIONS["gan noise"] = {
     "points": {"generator": {"kind": "dense", "waves": 2}, "noise": {"power": 0.5},
                "discriminator": {"kind": "dense", "waves": 2, "plain": 1}},
 }  # fmt: skip
+OPTIONS["gan projected"] = {
+    "image": {"generator": CONV, "discriminator": {**CONV, "kind": "projected", "features": 16, "heads": 4}}
+}
 OPTIONS["cycle_gan"] = {
     "image": {"to_a": CONV, "to_b": {**CONV, "features": 16}, "critic_a": {**CONV, "features": 16}},
     "points": {f"{role}_{side}": {"kind": "dense"} for role in ("to", "critic") for side in "ab"},
@@ -235,7 +239,7 @@ def test_codec_of_points_is_exact_to_rounding():
 
 
 SMALL = {"conv": {"width": 8}, "residual": {"width": 8}, "dense": {"hidden": [64]}, "ladder": {"width": 8},
-         "frames": {"width": 32}, "maps": {"width": 8}}  # fmt: skip
+         "frames": {"width": 32}, "maps": {"width": 8}, "projected": {"width": 8, "heads": 4}}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
@@ -247,7 +251,7 @@ def test_one_batch_can_be_learned_by_heart(kind):
     x, y = torch.rand(32, 1, 16, 16) * 2 - 1, (torch.arange(32) < 16).float()
     optimizer = torch.optim.Adam(family.discriminator.parameters(), 3e-3)
     for _ in range(150):
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(family.discriminator(x), y)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(whole(family.discriminator(x)), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from morphogen.objectives.adversarial import LOSSES, squared_difference, squared_slope, unit_slope
+from morphogen.objectives.adversarial import (
+    LOSSES,
+    lack_of_diversity,
+    pair_distance,
+    squared_difference,
+    squared_slope,
+    unit_slope,
+)
 
 REAL, FAKE = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 3.0])
 
@@ -74,3 +81,25 @@ def test_unit_slope_vanishes_exactly_for_slope_one():
     real, fake, mix = torch.randn(4, 6), torch.randn(4, 6), torch.rand(4)
     assert unit_slope(lambda x: x @ w, real, fake, mix).abs().max() < 1e-8
     assert torch.allclose(unit_slope(lambda x: x @ (3 * w), real, fake, mix), torch.full((4,), 4.0), rtol=1e-4)
+
+
+def test_pairs_of_one_label_are_compared_and_no_others():
+    x, y = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]), torch.tensor([7, 7, 1])
+    assert pair_distance(x, y).item() == pytest.approx(9 / 2)  # a number of an item
+    assert pair_distance(x, None).item() == pytest.approx((9 + 16 + 25) / 3 / 2)
+    assert pair_distance(x, torch.arange(3)).item() == 0  # no two of a label
+
+
+def test_the_distance_of_pairs_is_twice_the_variance():
+    x = 3 * torch.randn(400, 50, generator=torch.Generator().manual_seed(0)) + 100
+    assert pair_distance(x, None).item() == pytest.approx(2 * 9, rel=0.03)
+
+
+def test_samples_as_far_apart_as_the_data_lack_nothing():
+    made, real = torch.tensor([1.0, 4.0, 9.0], requires_grad=True), torch.tensor(4.0)
+    lack = lack_of_diversity(made, real)
+    assert lack.tolist() == [0.75**2, 0, 0]
+    lack.sum().backward()
+    assert made.grad is not None
+    assert made.grad[0] < 0  # nearer is worse, and farther than the data no better
+    assert made.grad[1:].tolist() == [0, 0]

@@ -37,6 +37,7 @@ from morphogen.evaluation import (
 )
 from morphogen.families import Family
 from morphogen.families.cycle_gan import CycleGAN
+from morphogen.families.gan import GAN
 from morphogen.families.vae import VAE
 from morphogen.health import data_findings
 from morphogen.judges import extractors_for, pictures_of, teacher_of
@@ -329,6 +330,24 @@ def decide_steps(config: Config, items: int, trial: Callable[[], Trainer], spent
 
 
 def let_teach(config: Config, family: Family, data: Data, display: Display) -> None:
+    """Train the classifier that a family learns from, where it does: one of the label for a discriminator to see by."""
+    if isinstance(family, CycleGAN):
+        return let_hold_meaning(config, family, data, display)
+    if not isinstance(family, GAN) or not family.wants_teacher:
+        return None
+    label, begin = data.evaluation_label(), time.perf_counter()
+    if label is None or label not in data.heldout.labels:
+        raise UsageError(
+            "A projected discriminator sees items as a classifier of their labels does; set data.label, or "
+            "model.discriminator.kind=conv."
+        )
+    classifier = teacher_of(data, pictures_of(family.modality), label=label, seed=1)
+    family.teach(classifier.net)
+    display.note(f"the discriminator sees by a {classifier.identity} ({time.perf_counter() - begin:.0f} s)")
+    return None
+
+
+def let_hold_meaning(config: Config, family: CycleGAN, data: Data, display: Display) -> None:
     """Train a classifier of the labelled one of two domains, and let it hold the meaning of translations. UsageError
     where classes are to be matched that nobody reads."""
     weighs = [side for side in "ab" if (term := config.terms.get(f"semantic_{side}")) is not None and term.weight]
@@ -339,10 +358,12 @@ def let_teach(config: Config, family: Family, data: Data, display: Display) -> N
             "model.match_labels needs two data sets, labels of one (data.label or data_b.label), and the semantic term "
             "of its side, by which the classes in the other are read."
         )
-    if not isinstance(family, CycleGAN) or data.other is None or not weighs or labelled is None:
+    if data.other is None or not weighs or labelled is None:
         return
     begin = time.perf_counter()
-    classifier = teacher_of(domains[labelled], pictures_of(family.modality))
+    classifier = teacher_of(
+        domains[labelled], pictures_of(family.modality), label=str(domains[labelled].label), wide=True
+    )
     family.teach(labelled, classifier.net, SIDE)
     display.note(f"meaning is held by a {classifier.identity} ({time.perf_counter() - begin:.0f} s)")
 

@@ -28,6 +28,7 @@ from morphogen.evaluation import (
     text_cycle,
 )
 from morphogen.families.critic import as_frequent
+from morphogen.families.gan import GAN
 from morphogen.families.vae import VAE
 from morphogen.health import code_findings, cycle_findings, prior_findings, sound_findings
 from morphogen.judges import extractor_for, extractors_for, pictures_of, plain_modality, seen_fingerprint, teacher_of
@@ -51,6 +52,10 @@ from morphogen.run import RunFolder, model_folder, read_json
 from morphogen.texts import add_rows, add_text, rewritten
 from morphogen.watch import Finding, merge
 
+SEES_ALIKE = (
+    "The discriminator saw by a classifier of the same labels as the scores do (another one, of another seed): distances "
+    "of its samples look better here than to a stranger."
+)
 MOST_HEARD = 300  # held-out recordings of a domain that are converted to be listened to
 
 
@@ -160,6 +165,8 @@ def evaluate_model(
         beside=through_codec(model.modality, data.train.data, count, seed), see=pictures_of(model.modality),
         family=model.description.family,
     )  # fmt: skip
+    if isinstance(model.family, GAN) and model.family.wants_teacher and extractors["a"].name == "classifier":
+        result["notes"].append(SEES_ALIKE)
     show_galleries(result, samples, data.train.data, model.modality, galleries)
     add_modes(result, samples, data.train.spec)
     if isinstance(model.modality, Audio):

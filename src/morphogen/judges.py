@@ -86,19 +86,25 @@ def extractors_for(
     for side, domain in domains.items():
         if name == "auto" and taught and domain.label is None:
             stretch = see or Image(taught[0].train.item_shape).stretched
-            found[side] = SeenAs(teacher_of(taught[0], see), stretch)
+            found[side] = SeenAs(teacher_of(taught[0], see, label=str(taught[0].label), wide=True), stretch)
         else:
             found[side] = extractor_for(name, domain, display, see)
     return found
 
 
-def teacher_of(domain: Data, see: Callable[[np.ndarray], np.ndarray] | None = None) -> Any:
-    """A classifier of a domain's label that is to know its classes in another domain, too, of items that it is shown
-    as `see` makes them."""
+def teacher_of(
+    domain: Data, see: Callable[[np.ndarray], np.ndarray] | None = None, *, label: str, seed: int = 0,
+    wide: bool = False,
+) -> ClassifierFeatures:  # fmt: skip
+    """A classifier of a domain's label for a network to learn from, of items that it is shown as `see` makes them.
+
+    wide: it is to know its classes in another domain, too.  seed: another one than 0, that of the scores' classifier,
+    where a network must not learn what the scores ask.
+    """
     precision, fingerprint, see = choose(), seen_fingerprint(domain.train, see), see or (lambda items: items)
-    assert domain.label is not None
+    train, heldout = domain.train, domain.heldout
     return train_classifier(
-        see(domain.train.data), np.asarray(domain.train.labels[domain.label], str), see(domain.heldout.data),
-        np.asarray(domain.heldout.labels[domain.label], str), fingerprint=fingerprint, wide=True,
+        see(train.data), np.asarray(train.labels[label], str), see(heldout.data),
+        np.asarray(heldout.labels[label], str), fingerprint=fingerprint, seed=seed, wide=wide,
         autocast=precision.dtype != torch.float32, device=precision.device.type,
     )  # fmt: skip

@@ -36,6 +36,7 @@ def gan_image() -> Config:
         },
         terms={
             "generator": TermConfig(),
+            "diversity": TermConfig(weight=5.0),
             "discriminator": TermConfig(),
             "r1": TermConfig(weight=1.2e-4, every=4),
             "r2": TermConfig(weight=1.2e-4, every=4),

@@ -1,6 +1,6 @@
 """What families with a discriminator share: its options, its judgement of augmented items, penalties on its slope.
 
-Shapes: B batch · space (C, *S). A discriminator's logits are (B,), or (B, H', W') for patches.
+Shapes: B batch · space (C, *S). A discriminator's logits are (B,), or (B, H', W') for patches, (B, N) for heads.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def slope_penalty(
 
 
 def whole(values: Tensor) -> Tensor:
-    """One number an item (B,) out of (B,), or out of its patches (B, H', W'): their mean."""
+    """One number an item (B,) out of (B,), or out of its patches (B, H', W') or heads (B, N): their mean."""
     return values if values.dim() == 1 else values.flatten(1).mean(1)
 
 

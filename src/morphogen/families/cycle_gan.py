@@ -37,7 +37,7 @@ from morphogen.families.critic import (
 )
 from morphogen.families.diagnosis import Activity, judged, unlike
 from morphogen.nets import (
-    DISCRIMINATORS,
+    CRITICS,
     ENCODERS,
     GENERATORS,
     PAIR_CRITICS,
@@ -191,9 +191,9 @@ class CycleGAN(Family):
             raise UsageError("model.style_dim is for two data sets: against noise, the noise is the choice.")
         made: dict[str, Callable[[], nn.Module]] = {
             "to_a": lambda: build_network(GENERATORS, o.to_a, space=space, latent_dim=dim, classes=k),
-            "critic_a": lambda: build_network(DISCRIMINATORS, o.critic_a, space=space, classes=k),
+            "critic_a": lambda: build_network(CRITICS, o.critic_a, space=space, classes=k),
             "critic_b": lambda: build_network(
-                DISCRIMINATORS, {"kind": "dense", **o.critic_b}, space=(dim,), classes=k
+                CRITICS, {"kind": "dense", **o.critic_b}, space=(dim,), classes=k
             ),
             "to_b": lambda: build_network(ENCODERS, o.to_b, space=space, outputs=dim, classes=k),
         }  # fmt: skip

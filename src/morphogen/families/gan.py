@@ -13,18 +13,22 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from morphogen.config import AugmentConfig
 from morphogen.errors import UsageError
 from morphogen.families.base import CHUNK, Family, Turn, chunks, seed_of, uniform_rows
-from morphogen.families.critic import CriticOptions, fooling, judge, slope_penalty, spread_of
+from morphogen.families.critic import CriticOptions, fooling, judge, slope_penalty, spread_of, whole
 from morphogen.families.diagnosis import Activity, judged
 from morphogen.families.noise import NoiseOptions
 from morphogen.nets import DISCRIMINATORS, GENERATORS, build_network
-from morphogen.objectives.adversarial import LOSSES, unit_slope
+from morphogen.nets.roles import ProjectedDiscriminator
+from morphogen.objectives.adversarial import LOSSES, lack_of_diversity, pair_distance, unit_slope
 
 RATIOS = ("relativistic", "nonsaturating")
 """Losses whose best discriminator's logits are log p_data − log p_model, but for a constant."""
+COARSE = 4  # pixels a side: what the term 'diversity' sees beside single ones
+FOLLOW = 0.02  # how fast the data's own diversity follows that of the batches
 
 
 class GANOptions(CriticOptions):
@@ -38,13 +42,19 @@ class GANOptions(CriticOptions):
     def _slope_of_noised_items(self) -> GANOptions:
         if self.noise is not None and self.penalty == "difference":
             raise ValueError("model.noise needs model.penalty=exact")
+        if self.noise is not None and self.discriminator.get("kind") == "projected":
+            raise ValueError("a projected discriminator sees items without noise; leave model.noise out")
         if self.noise is None and self.discriminator.get("plain"):
             raise ValueError("model.discriminator.plain is for the channel that model.noise adds; set it to 0")
         return self
 
 
 class GAN(Family):
-    """Terms: 'generator' for the generator's player; 'discriminator', 'r1', 'r2', 'gradient_penalty' for the other's.
+    """Terms: 'generator', 'diversity' for the generator's player; 'discriminator', 'r1', 'r2', 'gradient_penalty' for
+    the other's.
+
+    'diversity' keeps samples of one label as far from one another as the data are: told the label, a generator makes
+    nearly the same item of all noise where each label has few (Shahbazi et al. 2022).
 
     R1 and R2 are counted in units of the data's own spread (their total variance), which is what makes one weight fit
     8x8 digits and 128x128 photographs: D's slope is measured per data-set diameter, not per grey level. With noise on
@@ -54,10 +64,11 @@ class GAN(Family):
     Options = GANOptions
     players = {"generator": ("generator",), "discriminator": ("discriminator",)}  # noqa: RUF012
     terms = {  # noqa: RUF012
-        "generator": ("generator",),
+        "generator": ("generator", "diversity"),
         "discriminator": ("discriminator", "r1", "r2", "gradient_penalty"),
     }
     averaged = ("generator",)
+    for_training = ("distances",)
 
     def __init__(
         self,
@@ -77,12 +88,22 @@ class GAN(Family):
             DISCRIMINATORS, options.discriminator, space=seen, classes=classes
         )
         self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("distances", torch.zeros(2))
         self.spread: Tensor
+        self.distances: Tensor
         self.numbers = {"augment": self.augment.start}
 
     @torch.no_grad()
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
         self.spread.copy_(spread_of(x))
+
+    @property
+    def wants_teacher(self) -> bool:
+        """Whether its discriminator looks at items as a classifier does, which must `teach` it before the first step."""
+        return isinstance(self.discriminator, ProjectedDiscriminator)
+
+    def teach(self, classifier: nn.Module) -> None:
+        self.discriminator.seen.learn(classifier.trunk)  # type: ignore[union-attr, operator, arg-type]
 
     def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
         return self.modality.squash(self.generator(z, y))
@@ -96,8 +117,18 @@ class GAN(Family):
         fake, level = self._fake(turn, len(real), y), self._levels(turn, real)
         turn.cache["fake"] = fake.detach(), y
         judge_real = lambda: self._judge(turn, "real", real, y, level)
-        loss = fooling(self.options.loss, judge_real, lambda: self._judge(turn, "fake", fake, y, level))
-        return {"generator": loss if level is None else level**self.options.noise.power * loss}
+        loss = whole(fooling(self.options.loss, judge_real, lambda: self._judge(turn, "fake", fake, y, level)))
+        terms = {"generator": loss if level is None else level**self.options.noise.power * loss}
+        if "diversity" in turn.weights:
+            terms["diversity"] = self._diversity(fake, real, y)
+        return terms
+
+    def _diversity(self, fake: Tensor, real: Tensor, y: Tensor | None) -> Tensor:
+        """What samples of one label lack of the data's distance from one another, in detail and in the large."""
+        made, now = (torch.stack([pair_distance(view, y) for view in _views(x)]) for x in (fake, real))
+        known = torch.where(self.distances > 0, self.distances.lerp(now, FOLLOW), now)
+        self.distances.copy_(torch.where(now > 0, known, self.distances))  # a batch may have no two of a label
+        return (lack_of_diversity(made, self.distances) * (now > 0)).sum()
 
     def _discriminator_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         real, y = batch["a"], batch.get("label")
@@ -109,13 +140,13 @@ class GAN(Family):
         both, labels = torch.cat([real, fake]), None if y is None else torch.cat([y, fake_y])
         levels = None if level is None else torch.cat([level, level])
         real_logit, fake_logit = self._judge(turn, "both", both, labels, levels).chunk(2)
-        terms = {"discriminator": LOSSES[self.options.loss].discriminator(real_logit, fake_logit)}
+        terms = {"discriminator": whole(LOSSES[self.options.loss].discriminator(real_logit, fake_logit))}
         for name, items, item_y in (("r1", real, y), ("r2", fake, fake_y)):
             if name in turn.weights:
                 terms[name] = self._penalty(turn, name, items, item_y, level)
         if "gradient_penalty" in turn.weights:
             mix, critic = turn.uniform("mix", len(real), device=real.device), self._critic(turn, "mix", level)
-            terms["gradient_penalty"] = unit_slope(lambda x: critic(x, y), real, fake, mix)
+            terms["gradient_penalty"] = unit_slope(lambda x: whole(critic(x, y)), real, fake, mix)
         if "heldout" in batch:
             self._measure_gap(turn, batch, real_logit, fake_logit, level)
         return terms
@@ -146,7 +177,7 @@ class GAN(Family):
     def _logit(self, x: Tensor, y: Tensor | None) -> Tensor:
         """D's logits (B,) of items as they are: where it expects noise, none at the least level."""
         if self.options.noise is None:
-            return self.discriminator(x, y)
+            return whole(self.discriminator(x, y))
         least = torch.full((len(x),), self.options.noise.least, device=x.device)
         return self.discriminator(self.options.noise.seen(x, least, torch.zeros_like(x)), y)
 
@@ -270,3 +301,10 @@ class GAN(Family):
             best[rows] = torch.where(better, error, best[rows])
             found[rows] = torch.where(better[:, None], candidates[index], found[rows])
         return found
+
+
+def _views(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Items x (B, *space), and pictures once more with COARSE x COARSE pixels in one."""
+    if x.dim() < 4 or min(x.shape[2:]) < COARSE:
+        return x, x
+    return x, avg_pool2d(x.float(), COARSE)

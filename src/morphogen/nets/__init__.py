@@ -2,6 +2,7 @@
 
 from morphogen.nets.priors import PRIORS
 from morphogen.nets.roles import (
+    CRITICS,
     DECODERS,
     DISCRIMINATORS,
     ENCODERS,
@@ -14,5 +15,5 @@ from morphogen.nets.roles import (
 )
 from morphogen.nets.translators import TRANSLATORS
 
-__all__ = ["DECODERS", "DISCRIMINATORS", "ENCODERS", "GENERATORS", "GUESSES", "PAIR_CRITICS", "PATCH_CRITICS", "PRIORS",
+__all__ = ["CRITICS", "DECODERS", "DISCRIMINATORS", "ENCODERS", "GENERATORS", "GUESSES", "PAIR_CRITICS", "PATCH_CRITICS", "PRIORS",
            "TRANSLATORS", "build_network", "initialise"]  # fmt: skip

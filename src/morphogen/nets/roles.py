@@ -1,7 +1,7 @@
 """The networks that play a role in a family, by kind.
 
     generator      z (B, Z), y (B,) or None → x (B, *space), before the modality's squash
-    discriminator  x (B, *space), y (B,) or None → logit (B,): high for real, float32
+    discriminator  x (B, *space), y (B,) or None → logit (B,), or several of an item (B, N): high for real, float32
     encoder        x (B, *space), y (B,) or None → (B, outputs): mean and log σ of the latent variables
     decoder        a generator whose output are the parameters of a likelihood
 
@@ -38,6 +38,7 @@ from morphogen.nets.blocks import (
 from morphogen.nets.frames import FrameDecoder, FrameEncoder
 from morphogen.nets.ladder import LadderDecoder, LadderEncoder
 from morphogen.nets.maps import MapDecoder, MapEncoder
+from morphogen.nets.projected import FrozenTrunk, Head
 from morphogen.nets.text import TEXT_DECODERS, TEXT_ENCODERS, PlacesCritic
 from morphogen.nets.translators import PatchDiscriminator
 
@@ -123,6 +124,27 @@ class ConvDiscriminator(ConvTrunk):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         return self.verdict(self.features(x), y)
+
+
+class ProjectedDiscriminator(ConvDiscriminator):
+    """A convolutional discriminator and, beside it, heads that look at three depths of a frozen classifier's trunk
+    (Sauer et al. 2021, section 3.2): a logit each (B, 1 + 3). `seen` must learn that trunk before the first step.
+
+    heads: channels in each head.
+    """
+
+    def __init__(
+        self, space: Space, classes: int = 0, *, width: int = 32, most: int = 256, features: int = 256,
+        dropout: float = 0.0, heads: int = 32,
+    ):  # fmt: skip
+        super().__init__(space, classes, width=width, most=most, features=features, dropout=dropout)
+        self.seen = FrozenTrunk(space)
+        examples = self.seen(torch.zeros(1, *space))
+        self.heads = nn.ModuleList(Head(example, classes, heads, features) for example in examples)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        logits = [head(h, y) for head, h in zip(self.heads, self.seen(x), strict=True)]
+        return torch.stack([super().forward(x, y), *logits], dim=1)
 
 
 class ConvEncoder(ConvTrunk):
@@ -323,8 +345,9 @@ class DenseEncoder(Role):
 
 
 GENERATORS = {"conv": ConvGenerator, "residual": ResidualGenerator, "dense": DenseGenerator}
-DISCRIMINATORS = {"conv": ConvDiscriminator, "residual": ResidualDiscriminator, "dense": DenseDiscriminator}
-PATCH_CRITICS = {"patch": PatchDiscriminator, **DISCRIMINATORS, "places": PlacesCritic}
+CRITICS = {"conv": ConvDiscriminator, "residual": ResidualDiscriminator, "dense": DenseDiscriminator}
+PATCH_CRITICS = {"patch": PatchDiscriminator, **CRITICS, "places": PlacesCritic}
+DISCRIMINATORS = {**CRITICS, "projected": ProjectedDiscriminator}
 PAIR_CRITICS = {"conv": PairDiscriminator}
 ENCODERS = {"conv": ConvEncoder, "residual": ResidualEncoder, "dense": DenseEncoder, "ladder": LadderEncoder}
 ENCODERS |= {"frames": FrameEncoder, "maps": MapEncoder, **TEXT_ENCODERS}

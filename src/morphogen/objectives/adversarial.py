@@ -96,6 +96,24 @@ def squared_difference(discriminator: Callable[[Tensor], Tensor], x: Tensor, noi
     return ((upper - lower) / (2 * sigma)).square()
 
 
+def pair_distance(x: Tensor, y: Tensor | None) -> Tensor:
+    """Mean squared distance (), a number of an item, of all pairs of items x (B, *space) with the same label y (B,): of
+    all pairs where there are no labels, and 0 where no two have the same."""
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.float().flatten(1)
+        square = x.square().mean(1)
+        distance = square[:, None] + square[None] - 2 * (x @ x.T) / x.shape[1]
+    pairs = torch.ones_like(distance) if y is None else (y[:, None] == y[None]).float()
+    pairs = pairs - torch.eye(len(x), device=x.device)
+    return (distance * pairs).sum() / pairs.sum().clamp_min(1)
+
+
+def lack_of_diversity(fake: Tensor, real: Tensor) -> Tensor:
+    """max(0, 1 − d(G) / d(x))², of the mean squared distances () of samples and of items: Yang et al. 2019, eq. 1 and
+    2, pull samples apart up to a bound; here the bound is how far apart the data are."""
+    return relu(1 - fake / real.clamp_min(1e-8)).square()
+
+
 def unit_slope(discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
     """(‖∇D(x̂)‖ − 1)² (B,) at x̂ = mix·x + (1 − mix)·G(z) (WGAN-GP, Gulrajani et al. 2017, eq. 3); mix (B,) in [0, 1]."""
     mix = mix.view(-1, *[1] * (real.dim() - 1))

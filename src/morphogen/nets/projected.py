@@ -1,0 +1,71 @@
+"""What a discriminator needs to look at items as a frozen network does (Projected GANs, Sauer et al. 2021): there one
+that knows ImageNet, here a small classifier that learned the user's own labels a minute before.
+
+Shapes: B batch · C channels · H, W size · K classes (0: no labels).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from morphogen.nets.blocks import Verdict
+from morphogen.nets.translators import fitted
+
+PLAN = ((32, 1), (32, 2), (64, 1), (64, 2), (128, 1))  # channels and stride of each 3x3 convolution
+LOOKS = (1, 3, 4)  # after which of them a head looks
+
+
+class FrozenTrunk(nn.Module):
+    """The convolutions of a trained classifier, batch normalisation folded in. All its numbers are buffers: they are
+    saved, and never learned.
+
+    largest: the side to which items are reduced by area, aspect kept, as they were for the classifier.
+    """
+
+    def __init__(self, space: tuple[int, ...], largest: int = 32):
+        super().__init__()
+        channels, height, width = space
+        scale = min(1.0, largest / max(height, width))
+        self.size = max(1, round(height * scale)), max(1, round(width * scale))
+        for k, (out, _) in enumerate(PLAN):
+            self.register_buffer(f"weight_{k}", torch.zeros(out, channels, 3, 3))
+            self.register_buffer(f"bias_{k}", torch.zeros(out))
+            channels = out
+
+    @torch.no_grad()
+    def learn(self, trunk: nn.Sequential) -> None:
+        """Take over a classifier's blocks of convolution without bias, batch normalisation and ReLU."""
+        for k in range(len(PLAN)):
+            conv, norm, _ = trunk[k]  # type: ignore[misc]
+            gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+            getattr(self, f"weight_{k}").copy_(conv.weight * gain.view(-1, 1, 1, 1))
+            getattr(self, f"bias_{k}").copy_(norm.bias - norm.running_mean * gain)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x (B, C, H, W) in [-1, 1] → what is seen at each of LOOKS, from shallow to deep."""
+        h, seen = fitted(x, self.size).contiguous(memory_format=torch.channels_last), []
+        for k, (_, stride) in enumerate(PLAN):
+            h = F.relu(F.conv2d(h, getattr(self, f"weight_{k}"), getattr(self, f"bias_{k}"), stride, 1))
+            if k in LOOKS:
+                seen.append(h)
+        return seen
+
+
+class Head(nn.Module):
+    """Features (B, C, H, W) of one depth → one logit an item (B,), in float32."""
+
+    def __init__(self, example: Tensor, classes: int, width: int, features: int):
+        super().__init__()
+        down = nn.Conv2d(example.shape[1], width, 4, 2, 1)
+        self.body = nn.Sequential(
+            down, nn.LeakyReLU(0.2), nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2), nn.Flatten()
+        )
+        with torch.no_grad():
+            flat = self.body(example).shape[1]
+        self.dense = nn.Linear(flat, features)
+        self.verdict = Verdict(features, classes)
+
+    def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
+        return self.verdict(F.leaky_relu(self.dense(self.body(h)), 0.2), y)

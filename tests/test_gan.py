@@ -1,0 +1,92 @@
+"""What GANs do beyond the laws: diversity within a label, and discriminators that see by a classifier."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from torch import Tensor, nn
+
+from morphogen import api, load
+from morphogen.errors import UsageError
+from morphogen.families import Turn
+from morphogen.families.gan import GAN, GANOptions
+from morphogen.metrics.classifier import ClassifierNet
+from morphogen.modalities import Image
+from morphogen.nets.projected import LOOKS, PLAN, FrozenTrunk
+
+SPACE = (1, 16, 16)
+PROJECTED = ["model.discriminator={kind: projected, width: 8, features: 16, heads: 4}"]
+
+
+class Scaled(nn.Module):
+    """A generator that makes so much of its noise."""
+
+    def __init__(self, amount: float):
+        super().__init__()
+        self.amount = nn.Parameter(torch.tensor(amount))
+
+    def forward(self, z: Tensor, y: Tensor | None) -> Tensor:
+        return (self.amount * z).view(-1, *SPACE)
+
+
+def lack(amount: float, labels: Tensor | None) -> Tensor:
+    """The term 'diversity' of a generator's samples beside items of deviation 0.1."""
+    classes = 0 if labels is None else 3
+    options = GANOptions(latent_dim=256, discriminator={"width": 8, "features": 16})
+    family = GAN(Image(SPACE), options, classes, networks={"generator": Scaled(amount)})
+    x = 0.1 * torch.randn(48, *SPACE, generator=torch.Generator().manual_seed(0))
+    batch = {"a": x} if labels is None else {"a": x, "label": labels}
+    family.prepare(x)
+    return family.losses(Turn("generator", 0, 0, {"generator": 1.0, "diversity": 1.0}), batch)["diversity"]
+
+
+@pytest.mark.parametrize("labels", [None, torch.arange(48) % 3])
+def test_one_item_for_all_noise_is_caught_and_enough_is_enough(labels):
+    assert lack(0.001, labels).item() == pytest.approx(2, abs=0.01)  # in detail and in the large
+    assert lack(0.05, labels).item() == pytest.approx(2 * 0.75**2, abs=0.1)
+    assert lack(0.11, labels).item() == 0
+
+
+def test_where_no_two_share_a_label_nothing_is_asked():
+    options = GANOptions(latent_dim=256, discriminator={"width": 8, "features": 16})
+    family = GAN(Image(SPACE), options, 48, networks={"generator": Scaled(0.001)})
+    x = torch.rand(48, *SPACE)
+    family.prepare(x)
+    turn = Turn("generator", 0, 0, {"generator": 1.0, "diversity": 1.0})
+    assert family.losses(turn, {"a": x, "label": torch.arange(48)})["diversity"].item() == 0
+    assert family.distances.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("space", [(1, 16, 16), (3, 64, 48), (1, 30, 17)])
+def test_a_frozen_trunk_sees_what_its_classifier_sees(space):
+    torch.manual_seed(0)
+    classifier = ClassifierNet(space[0], 5)
+    for _ in range(3):
+        classifier(torch.randn(16, space[0], 32, 32))  # statistics of their own
+    trunk = FrozenTrunk(space)
+    trunk.learn(classifier.eval().trunk)
+    x = torch.rand(4, *space) * 2 - 1
+    h = torch.nn.functional.interpolate(x, size=trunk.size, mode="area")
+    expected = [h := block(h) for block in classifier.trunk[: len(PLAN)]]
+    for k, seen in zip(LOOKS, trunk(x), strict=True):
+        assert torch.allclose(seen, expected[k], atol=1e-4)
+    assert not list(trunk.parameters())
+
+
+def test_a_projected_discriminator_is_taught_trained_and_loaded(tmp_path):
+    settings = [*TINY, *PROJECTED, "data.label=label", "train.evaluate_every=6"]
+    api.train("gan-image", "builtin:digits", out=tmp_path / "run", steps=6, settings=settings)
+    model = load(tmp_path / "run")
+    discriminator = model.family.discriminator
+    assert discriminator.seen.weight_0.abs().sum() > 0
+    x = torch.rand(3, *model.family.modality.space) * 2 - 1
+    assert discriminator(x, torch.arange(3)).shape == (3, 1 + len(LOOKS))
+    assert model.family.score(x, torch.arange(3)).shape == (3,)
+
+
+def test_without_labels_nobody_can_teach(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (60, 16, 16), np.uint8))
+    with pytest.raises(UsageError, match=r"data\.label"):
+        api.train("gan-image", str(tmp_path / "x.npy"), out=tmp_path / "run", steps=2, settings=[*TINY, *PROJECTED])
