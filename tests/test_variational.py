@@ -19,7 +19,7 @@ from torch.distributions import (
 from torch.distributions import Laplace as TorchLaplace
 from torch.distributions import Normal as TorchNormal
 
-from morphogen import posthoc
+from morphogen import api, posthoc
 from morphogen.config import TermConfig
 from morphogen.errors import UsageError
 from morphogen.families.base import Turn
@@ -27,12 +27,12 @@ from morphogen.families.vae import VAE, VAEOptions
 from morphogen.health import code_findings
 from morphogen.modalities import Image, Points
 from morphogen.nets import PRIORS, build_network, initialise
-from morphogen.nets.priors import GaussianMixture, chosen
+from morphogen.nets.priors import GaussianMixture, chosen, within_neighbourhoods
 from morphogen.objectives import variational
 from morphogen.objectives.likelihoods import LIKELIHOODS
 from morphogen.objectives.variational import Normal, active_units, importance_bound, kl_term, mutual_information
 from morphogen.optim import term_weight
-from morphogen.posthoc import finer, fit_flow, fit_kernels, fit_mixture
+from morphogen.posthoc import finer, fit_flow, fit_kernels, fit_local, fit_mixture
 
 GREY = torch.arange(256) / 127.5 - 1  # the levels of an image, encoded
 
@@ -357,7 +357,7 @@ def two_blobs(n: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(rng.normal(size=(n, 2)) * [0.3, 1.0] + np.stack([side, np.zeros(n)], 1)).float()
 
 
-@pytest.mark.parametrize("fit", [fit_mixture, fit_flow, fit_kernels])
+@pytest.mark.parametrize("fit", [fit_mixture, fit_flow, fit_kernels, fit_local])
 def test_fitted_priors_come_near_the_true_density(fit, monkeypatch):
     monkeypatch.setattr(posthoc, "FLOW_STEPS", 1600)  # of 4,000: near enough here
     codes, heldout = two_blobs(4000, 0), two_blobs(1000, 1)
@@ -377,6 +377,41 @@ def test_kernels_keep_mean_and_covariance_and_narrower_ones_come_nearer_to_the_c
         assert torch.allclose(torch.cov(z.T), torch.cov(codes.T), atol=0.2)
         nearest.append(float(torch.cdist(z[:500], codes).amin(1).median()))
     assert nearest[0] > nearest[1] > nearest[2] > 0
+
+
+def test_local_kernels_reach_along_the_codes_and_not_across():
+    """Codes on a ring of radius 5, 0.1 thick: kernels of one shape for all directions leave it, local ones less so; and
+    between two lines of different labels nothing of the other's direction is seen."""
+    generator = torch.Generator().manual_seed(0)
+    angle = 2 * torch.pi * torch.rand(3000, generator=generator)
+    thick = 5 + 0.1 * torch.randn(3000, generator=generator)
+    codes = thick[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+    noise, pick = torch.randn(5000, 2, generator=generator), torch.rand(5000, generator=generator)
+    off = {}
+    for local in (False, True):
+        prior = fit_kernels(codes[:2000], None, codes[2000:], None, 0, local=local)
+        off[local] = float((prior.draw(noise, pick, None, no_encoder).norm(dim=1) - 5).abs().median())
+    assert off[True] < 0.2 < 2 * off[False]
+
+
+def test_the_covariance_of_neighbourhoods_is_that_of_the_parts():
+    """Two far blobs of 1,000 codes, each of deviations 0.3 and 1: about the blobs' own covariance, whatever lies
+    between them; of pairs with a label each, exactly half the squared difference."""
+    codes = two_blobs(1000, 0)
+    found = within_neighbourhoods(codes, codes, None, 400)
+    assert found[0, 0].item() == pytest.approx(0.09, rel=0.3)
+    assert 0.4 < found[1, 1].item() < 1.1  # the nearest are nearer than any
+    assert abs(found[0, 1].item()) < 0.05
+    pair = torch.tensor([[0.0, 0.0], [2.0, 1.0], [9.0, 9.0], [9.0, 9.0]])
+    found = within_neighbourhoods(pair, pair, torch.tensor([0, 0, 1, 1]), 1)
+    assert torch.allclose(found.float(), torch.tensor([[4.0, 2.0], [2.0, 1.0]]) / 2 / 2)  # mean over both pairs
+
+
+def test_a_prior_that_says_the_codes_again_is_not_the_best():
+    scores = {"trained": {"kid": 3.0, "nearest": 2.0}, "wide": {"kid": 1.0, "nearest": 0.95},
+              "narrow": {"kid": 0.1, "nearest": 0.6}}  # fmt: skip
+    assert api.best_prior(scores, "kid") == "wide"
+    assert api.best_prior({"narrow": scores["narrow"]}, "kid") == "narrow"  # there is no other
 
 
 def test_a_label_with_a_single_item_gets_the_mixture_of_all():

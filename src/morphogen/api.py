@@ -52,6 +52,7 @@ from morphogen.loop import (
     steps_for_minutes,
 )
 from morphogen.metrics.classifier import SIDE
+from morphogen.metrics.distances import nearest
 from morphogen.modalities import Audio
 from morphogen.model import (
     Model,
@@ -61,7 +62,7 @@ from morphogen.model import (
     start_from,
     weights_hash,
 )
-from morphogen.posthoc import candidates, fit_domains, top_codes
+from morphogen.posthoc import MOST_KERNELS, candidates, fit_domains, top_codes
 from morphogen.precision import choose, made_with
 from morphogen.recipes import RECIPES
 from morphogen.report import write_report
@@ -70,6 +71,7 @@ from morphogen.texts import train_codec, train_language_model
 from morphogen.vocoding import ready_vocoder
 from morphogen.watch import Finding, merge
 
+TOO_NEAR = 0.9  # of the distance from held-out to training items: samples nearer than that are taken for copies
 FITTED = 30_000  # items whose codes a post-hoc prior is fitted to
 MOST_ATTRIBUTES = 1000  # values of a label of which the model learns where they lie
 
@@ -413,7 +415,7 @@ def report(folder: RunFolder, model: Model, data: Data, extractors: dict[str, An
 def choose_prior(
     model: Model, data: Data, scorer: HeldoutScore, config: Config, display: Display
 ) -> tuple[Model, dict[str, dict[str, float]]]:
-    """The model with the prior whose samples score best against held-out data, and the scores of all priors.
+    """The model with the `best_prior`, and the scores of all priors.
 
     Also learns where the labels' values lie among the codes, for `--attribute`.
     """
@@ -432,21 +434,34 @@ def choose_prior(
     else:
         priors = candidates(family, train, heldout, list(config.evaluate.samplers))
     criterion = "fid" if len(data.heldout) >= ENOUGH_FOR_FID else "kid"
-    scores, best = {}, (np.inf, "", {}, None)
+    features = scorer.extractor.features
+    known = features(data.train.data[spaced(len(data.train), MOST_KERNELS)])
+    unseen = nearest(scorer.reference, known) or 1.0
+    scores, found = {}, {}
     for name, options, prior in priors:
-        family.sampler = prior
-        found = scorer(model.modality.raw(model.sample(config.evaluate.samples, config.train.seed)))
-        scores[name] = {key: found[key] for key in ("fid", "kid")}
-        display.note(f"samples of the prior '{name}': held-out {criterion.upper()} {scores[name][criterion]:.4g}")
-        if scores[name][criterion] < best[0]:
-            best = scores[name][criterion], name, options, prior
-    _, chosen, options, family.sampler = best
+        found[name], family.sampler = (options, prior), prior
+        samples = model.modality.raw(model.sample(config.evaluate.samples, config.train.seed))
+        here = scorer(samples)
+        near = nearest(features(samples), known) / unseen
+        scores[name] = {"fid": here["fid"], "kid": here["kid"], "nearest": near}
+        display.note(
+            f"samples of the prior '{name}': held-out {criterion.upper()} {here[criterion]:.4g}, {near:.2f} times as "
+            "far from training items as held-out items"
+        )
+    chosen = best_prior(scores, criterion)
+    options, family.sampler = found[chosen]
     model.description.training["scores"] = model.description.training.get("scores", {}) | scores[chosen]
     model.description.training["prior"] = chosen
     model.description.options["sampler"] = options
     if not flows:  # else no value of the label lies anywhere in particular
         model.description.attributes = attributes(train[0], data, spaced(len(data.train), FITTED))
     return model, scores
+
+
+def best_prior(scores: dict[str, dict[str, float]], criterion: str) -> str:
+    """The name of the prior whose samples score best against held-out data, of those that do not say the codes again:
+    whose samples are at least TOO_NEAR times as far from the nearest training item as held-out items are."""
+    return min(scores, key=lambda name: (scores[name]["nearest"] < TOO_NEAR, scores[name][criterion]))
 
 
 def attributes(codes: torch.Tensor, data: Data, rows: np.ndarray) -> dict[str, list[float]]:

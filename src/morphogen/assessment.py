@@ -53,8 +53,8 @@ from morphogen.texts import add_rows, add_text, rewritten
 from morphogen.watch import Finding, merge
 
 SEES_ALIKE = (
-    "The discriminator saw by a classifier of the same labels as the scores do (another one, of another seed): distances "
-    "of its samples look better here than to a stranger."
+    "The discriminator saw by a classifier of the same labels as the scores do (another one, of another seed): its "
+    "samples look better here than to a stranger."
 )
 MOST_HEARD = 300  # held-out recordings of a domain that are converted to be listened to
 

@@ -170,7 +170,7 @@ class EvaluateConfig(Section):
     language_model: bool = Field(
         default=False, description="of a text VAE: train its decoder without z as well, for the rows beside"
     )
-    samplers: list[Literal["gmm", "flow", "kernels"]] = Field(
+    samplers: list[Literal["gmm", "flow", "kernels", "local"]] = Field(
         default=["gmm", "flow"],
         description="priors fitted to a VAE's codes at the end; the best by held-out score samples. 'kernels' holds the"
         " codes of training items, so whoever has the model has these",

@@ -91,19 +91,30 @@ def fit_flow(codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor
     return flow
 
 
-def fit_kernels(codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor | None, classes: int) -> Kernels:
+def fit_kernels(
+    codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor | None, classes: int, local: bool = False
+) -> Kernels:
     """Kernels on codes (N, Z), at most `MOST_KERNELS` of them; the width by held-out likelihood."""
+    some = spread_over(len(codes), MOST_KERNELS)
+    widest = Kernels(codes.shape[1], (), classes, kernels=len(some), width=WIDTHS[-1], local=local)
+    widest.set_codes(codes[some], None if y is None else y[some])
     return max(
-        (_kernels_of(codes, y, classes, width) for width in WIDTHS),
+        (of_width(widest, width) for width in WIDTHS),
         key=lambda prior: float(prior.log_prob(heldout, heldout_y).mean()),
     )
 
 
-def _kernels_of(codes: Tensor, y: Tensor | None, classes: int, width: float) -> Kernels:
-    some = spread_over(len(codes), MOST_KERNELS)
-    prior = Kernels(codes.shape[1], (), classes, kernels=len(some), width=width)
-    prior.set_codes(codes[some], None if y is None else y[some])
-    return prior
+def fit_local(codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor | None, classes: int) -> Kernels:
+    """Kernels that have the shape of the neighbourhoods of the codes, in place of that of all codes."""
+    return fit_kernels(codes, y, heldout, heldout_y, classes, local=True)
+
+
+def of_width(prior: Kernels, width: float) -> Kernels:
+    """The same kernels, of another width."""
+    other = Kernels(len(prior.mean), (), int(prior.labels is not None), kernels=len(prior.centres), width=width,
+                    local=prior.local)  # fmt: skip
+    other.load_state_dict(prior.state_dict())
+    return other
 
 
 def spread_over(count: int, most: int) -> list[int]:
@@ -115,13 +126,11 @@ def finer(prior: Kernels) -> Iterator[tuple[str, Kernels]]:
     """The kernels as they are, and narrower ones, by name: what is likely among codes need not look best. None is so
     narrow that it would say the codes again."""
     for share in FINER:
-        other = Kernels(len(prior.mean), (), int(prior.labels is not None), kernels=len(prior.centres),
-                        width=share * prior.width)  # fmt: skip
-        other.load_state_dict(prior.state_dict())
-        yield f"kernels {other.width:.2g}", other
+        other = of_width(prior, share * prior.width)
+        yield f"{'local ' * prior.local}kernels {other.width:.2g}", other
 
 
-FITS: dict[str, Callable[..., Any]] = {"gmm": fit_mixture, "flow": fit_flow, "kernels": fit_kernels}
+FITS: dict[str, Callable[..., Any]] = {"gmm": fit_mixture, "flow": fit_flow, "kernels": fit_kernels, "local": fit_local}
 
 
 def fit_domains(family: Any, train: Coded, heldout: Coded) -> dict[str, Any]:
@@ -135,7 +144,7 @@ def fit_domains(family: Any, train: Coded, heldout: Coded) -> dict[str, Any]:
 def options_of(name: str, prior: Any) -> dict[str, Any]:
     """What `model.sampler` must say to build a fitted prior again."""
     if isinstance(prior, Kernels):
-        return {"kind": name, "kernels": len(prior.centres), "width": prior.width}
+        return {"kind": "kernels", "kernels": len(prior.centres), "width": prior.width, "local": prior.local}
     return {"kind": name} | (FLOW if name == "flow" else {"components": int(prior.weights.shape[1])})
 
 

@@ -99,7 +99,7 @@ class GAN(Family):
 
     @property
     def wants_teacher(self) -> bool:
-        """Whether its discriminator looks at items as a classifier does, which must `teach` it before the first step."""
+        """Whether its discriminator looks at items as a classifier does, which must `teach` it before step 0."""
         return isinstance(self.discriminator, ProjectedDiscriminator)
 
     def teach(self, classifier: nn.Module) -> None:

@@ -15,5 +15,5 @@ from morphogen.nets.roles import (
 )
 from morphogen.nets.translators import TRANSLATORS
 
-__all__ = ["CRITICS", "DECODERS", "DISCRIMINATORS", "ENCODERS", "GENERATORS", "GUESSES", "PAIR_CRITICS", "PATCH_CRITICS", "PRIORS",
-           "TRANSLATORS", "build_network", "initialise"]  # fmt: skip
+__all__ = ["CRITICS", "DECODERS", "DISCRIMINATORS", "ENCODERS", "GENERATORS", "GUESSES", "PAIR_CRITICS",
+           "PATCH_CRITICS", "PRIORS", "TRANSLATORS", "build_network", "initialise"]  # fmt: skip

@@ -244,11 +244,16 @@ class Kernels(Prior):
 
     All kernels have the codes' covariance times width², and the codes are drawn to their mean so that the whole keeps
     mean and covariance (West 1993): at width 1 it is one normal distribution, near 0 it says the codes again.
+    local: the covariance is that within neighbourhoods, so that a kernel reaches along the codes and not across what
+    lies empty between them (after Vincent & Bengio 2003, with one shape for all), and no code is drawn to the mean.
     """
 
-    def __init__(self, latent_dim: int, space: Space, classes: int = 0, *, kernels: int = 1000, width: float = 0.5):
+    def __init__(
+        self, latent_dim: int, space: Space, classes: int = 0, *, kernels: int = 1000, width: float = 0.5,
+        local: bool = False,
+    ):  # fmt: skip
         super().__init__()
-        self.width, self.shrunk = width, math.sqrt(1 - width**2)
+        self.width, self.local, self.shrunk = width, local, 1.0 if local else math.sqrt(1 - width**2)
         self.register_buffer("centres", torch.zeros(kernels, latent_dim))  # codes as noise: mean 0, covariance 1
         self.register_buffer("labels", torch.zeros(kernels, dtype=torch.long) if classes else None)
         self.register_buffer("mean", torch.zeros(latent_dim))
@@ -261,8 +266,9 @@ class Kernels(Prior):
     def set_codes(self, codes: Tensor, y: Tensor | None) -> None:
         """Put the kernels on codes (N, Z) with labels (N,)."""
         self.mean.copy_(codes.mean(0))
-        covariance = torch.cov(codes.double().T) + 1e-6 * torch.eye(codes.shape[1], dtype=torch.float64)
-        self.factor.copy_(torch.linalg.cholesky(covariance))
+        self.factor.copy_(_root(torch.cov(codes.double().T)))
+        if self.local:
+            self.factor.copy_(_root(within_neighbourhoods(codes, self._white(codes), y)))
         self.centres.copy_(self._white(codes))
         if self.labels is not None and y is not None:
             self.labels.copy_(y)
@@ -291,6 +297,30 @@ class Kernels(Prior):
             index = (pick[rows] * len(centres)).long().clamp_max(len(centres) - 1)
             white[rows] += self.shrunk * centres[index]
         return white @ self.factor.T + self.mean
+
+
+NEIGHBOURS = 8
+
+
+def within_neighbourhoods(codes: Tensor, white: Tensor, y: Tensor | None, most: int = NEIGHBOURS) -> Tensor:
+    """The covariance (Z, Z) of codes (N, Z) about those near to them: half the mean product of the differences of each
+    to its `most` nearest, by distances of `white` (N, Z), of its own label y (N,)."""
+    count = min(most, len(codes) - 1)
+    differences = []
+    for start in range(0, len(codes), 500):
+        apart = torch.cdist(white[start : start + 500], white)
+        if y is not None:
+            apart = apart + 1e6 * (y[start : start + 500, None] != y)
+        near = apart.topk(count + 1, largest=False).indices[:, 1:]  # the nearest is itself
+        differences.append((codes[start : start + 500, None] - codes[near]).flatten(0, 1))
+    d = torch.cat(differences).double()
+    return d.T @ d / (2 * len(d))
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """L of covariance (Z, Z) = L Lᵀ."""
+    ridge = 1e-6 * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    return torch.linalg.cholesky(covariance + ridge).float()
 
 
 def chosen(weights: Tensor, pick: Tensor) -> Tensor:
