@@ -132,7 +132,7 @@ def game_findings(numbers: dict[str, float], family: str, augment: float | None 
 
 
 POORER = {
-    "gan": "raise terms.r1.weight and terms.r2.weight, or lower players.generator.lr",
+    "gan": "raise terms.diversity.weight, or terms.r1.weight and terms.r2.weight, or lower players.generator.lr",
     "cycle_gan": "raise terms.r1_a.weight and terms.cycle_b.weight, or lower players.generator.lr",
     "vae": "lower terms.kl.weight, or set model.likelihood to one that suits the data",
     "cycle_vae": "lower terms.kl.weight, or terms.adversarial.weight",
