@@ -15,6 +15,7 @@ from morphogen.families.gan import GAN, GANOptions
 from morphogen.metrics.classifier import ClassifierNet
 from morphogen.modalities import Image
 from morphogen.nets.projected import LOOKS, PLAN, FrozenTrunk
+from morphogen.run import load_tensors
 
 SPACE = (1, 16, 16)
 PROJECTED = ["model.discriminator={kind: projected, width: 8, features: 16, heads: 4}"]
@@ -79,11 +80,32 @@ def test_a_projected_discriminator_is_taught_trained_and_loaded(tmp_path):
     settings = [*TINY, *PROJECTED, "data.label=label", "train.evaluate_every=6"]
     api.train("gan-image", "builtin:digits", out=tmp_path / "run", steps=6, settings=settings)
     model = load(tmp_path / "run")
-    discriminator = model.family.discriminator
-    assert discriminator.seen.weight_0.abs().sum() > 0
     x = torch.rand(3, *model.family.modality.space) * 2 - 1
-    assert discriminator(x, torch.arange(3)).shape == (3, 1 + len(LOOKS))
+    assert model.family.discriminator(x, torch.arange(3)).shape == (3,)
     assert model.family.score(x, torch.arange(3)).shape == (3,)
+    assert model.family.discriminator.train()(x, torch.arange(3)).shape == (3, 1 + len(LOOKS))
+    kept = load_tensors(tmp_path / "run" / "model" / "weights.safetensors")
+    assert not [key for key in kept if "heads" in key or "seen" in key]  # a model is as small as without
+    state = load_tensors(tmp_path / "run" / "checkpoints" / "step-00000006" / "state.safetensors")
+    assert [key for key, value in state.items() if "seen.weight_0" in key and value.abs().sum() > 0]
+
+
+class OwnDiscriminator(nn.Module):
+    """A user's own, with parts that happen to be called as those of a projected one."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.heads = nn.Flatten(), nn.Linear(8 * 8, 1)
+
+    def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
+        return self.heads(self.seen(x)).squeeze(1)
+
+
+def test_parts_of_the_users_own_discriminator_are_kept(tmp_path):
+    settings = [*TINY, "data.size=8", "augment.mode=off", "train.evaluate_every=4"]
+    api.train("gan-image", "builtin:digits", out=tmp_path / "run", steps=4, settings=settings,
+              networks={"discriminator": OwnDiscriminator()})  # fmt: skip
+    assert "discriminator.heads.weight" in load_tensors(tmp_path / "run" / "model" / "weights.safetensors")
 
 
 def test_without_labels_nobody_can_teach(tmp_path):

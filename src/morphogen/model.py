@@ -362,7 +362,7 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
 def save_model(family: Family, description: Description, folder: Path) -> None:
     """Write model/ with config.json, weights.safetensors and the card; OSError when the disk is full."""
     with new_folder(folder) as part:
-        tensors = {k: v for k, v in family.state_dict().items() if k.split(".")[0] not in family.for_training}
+        tensors = {k: v for k, v in family.state_dict().items() if not family.only_trains(k)}
         save_tensors(tensors, part / "weights.safetensors")
         (part / "config.json").write_text(
             json.dumps(description.__dict__, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -391,7 +391,7 @@ def load(path: str | Path, networks: dict[str, nn.Module] | None = None) -> Mode
     codec = load(folder / "codec") if (folder / "codec").exists() else None
     family = build_family(description, networks=networks, codec=codec)
     try:
-        fresh = {k: v for k, v in family.state_dict().items() if k.split(".")[0] in family.for_training}
+        fresh = {k: v for k, v in family.state_dict().items() if family.only_trains(k)}
         family.load_state_dict(load_tensors(folder / "weights.safetensors") | fresh)
     except RuntimeError as error:
         raise MorphogenError(f"{folder} is damaged: {str(error).splitlines()[-1].strip()}") from None

@@ -97,8 +97,8 @@ class Family(nn.Module, ABC):
     relaxed: whether it wants items through which gradients flow, of modalities whose items are symbols.
     drawing: (temperature, top_p) with which symbols are drawn, where a likelihood's samples show more than its mode,
         and how much of their own noise other items show; None for the mode. Set by `drawn`.
-    for_training: names of buffers and sub-modules that only the training needs, so that they are in checkpoints and
-        not in models.
+    for_training: names of buffers and sub-modules (at any depth, as 'critic.heads') that only the training needs, so
+        that they are in checkpoints and not in models.
     """
 
     Options: ClassVar[type[Section]]
@@ -137,6 +137,10 @@ class Family(nn.Module, ABC):
     def losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The terms of this turn, each (B,) or (); batch: 'a' (B, *space), 'label' (B,) where labels condition,
         'b' (B, *space_b) of a second domain, 'heldout' (B, *space) and 'heldout_label' where `wants_heldout` says."""
+
+    def only_trains(self, key: str) -> bool:
+        """Whether a tensor of the state, by its key, is of what only the training needs."""
+        return any(key == name or key.startswith(f"{name}.") for name in self.for_training)
 
     def wants_heldout(self, step: int) -> bool:
         """Whether `losses` needs held-out items at this step."""

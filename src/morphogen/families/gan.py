@@ -87,6 +87,8 @@ class GAN(Family):
         self.discriminator = own.get("discriminator") or build_network(
             DISCRIMINATORS, options.discriminator, space=seen, classes=classes
         )
+        if self.wants_teacher:
+            self.for_training = (*GAN.for_training, "discriminator.seen", "discriminator.heads")  # type: ignore[misc]
         self.register_buffer("spread", torch.ones(()))
         self.register_buffer("distances", torch.zeros(2))
         self.spread: Tensor
@@ -175,9 +177,9 @@ class GAN(Family):
         )  # fmt: skip
 
     def _logit(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """D's logits (B,) of items as they are: where it expects noise, none at the least level."""
+        """D's logits (B,), as it is used, of items as they are: where it expects noise, none at the least level."""
         if self.options.noise is None:
-            return whole(self.discriminator(x, y))
+            return self.discriminator(x, y)
         least = torch.full((len(x),), self.options.noise.least, device=x.device)
         return self.discriminator(self.options.noise.seen(x, least, torch.zeros_like(x)), y)
 

@@ -127,10 +127,10 @@ class ConvDiscriminator(ConvTrunk):
 
 
 class ProjectedDiscriminator(ConvDiscriminator):
-    """A convolutional discriminator and, beside it, heads that look at three depths of a frozen classifier's trunk
-    (Sauer et al. 2021, section 3.2): a logit each (B, 1 + 3). `seen` must learn that trunk before the first step.
+    """A convolutional discriminator and, while it trains, heads beside it that look at three depths of a frozen
+    classifier's trunk (Sauer et al. 2021, section 3.2): then it gives a logit each (B, 1 + 3), else its own (B,).
 
-    heads: channels in each head.
+    heads: channels in each head. `seen` must learn that trunk before the first step.
     """
 
     def __init__(
@@ -143,8 +143,10 @@ class ProjectedDiscriminator(ConvDiscriminator):
         self.heads = nn.ModuleList(Head(example, classes, heads, features) for example in examples)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        logits = [head(h, y) for head, h in zip(self.heads, self.seen(x), strict=True)]
-        return torch.stack([super().forward(x, y), *logits], dim=1)
+        own = super().forward(x, y)
+        if not self.training:
+            return own
+        return torch.stack([own, *(head(h, y) for head, h in zip(self.heads, self.seen(x), strict=True))], dim=1)
 
 
 class ConvEncoder(ConvTrunk):
