@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from morphogen import api, load
 from morphogen.errors import UsageError
 from morphogen.families import Turn
 from morphogen.families.gan import GAN, GANOptions
+from morphogen.loop import Stopped, Trainer
 from morphogen.metrics.classifier import ClassifierNet
 from morphogen.modalities import Image
 from morphogen.nets.projected import LOOKS, PLAN, FrozenTrunk
@@ -88,6 +91,30 @@ def test_a_projected_discriminator_is_taught_trained_and_loaded(tmp_path):
     assert not [key for key in kept if "heads" in key or "seen" in key]  # a model is as small as without
     state = load_tensors(tmp_path / "run" / "checkpoints" / "step-00000006" / "state.safetensors")
     assert [key for key, value in state.items() if "seen.weight_0" in key and value.abs().sum() > 0]
+
+
+def test_stopped_and_resumed_equals_never_stopped(tmp_path, monkeypatch):
+    """With a frozen trunk, heads and the data's own diversity, which are in checkpoints only."""
+    settings = [*TINY, *PROJECTED, "data.label=label", "terms.diversity.weight=5", "train.evaluate_every=12"]
+    begin = lambda name: api.train("gan-image", "builtin:digits", out=tmp_path / name, steps=12, settings=settings)
+    begin("whole")
+    original = Trainer.train_step
+
+    def stopping(self):
+        values = original(self)
+        self.stop_signal = signal.SIGTERM if self.step == 5 else None
+        return values
+
+    monkeypatch.setattr(Trainer, "train_step", stopping)
+    with pytest.raises(Stopped):
+        begin("cut")
+    monkeypatch.setattr(Trainer, "train_step", original)
+    begin("cut")
+    whole, cut = (load_tensors(tmp_path / name / "checkpoints" / "step-00000012" / "state.safetensors")
+                  for name in ("whole", "cut"))  # fmt: skip
+    assert whole["family.distances"].min() > 0
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
 class OwnDiscriminator(nn.Module):

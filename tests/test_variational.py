@@ -303,11 +303,13 @@ def a_prior(kind: str, classes: int = 0, **options):
     return prior
 
 
-@pytest.mark.parametrize("kind", ["normal", "mixture", "flow", "gmm", "kernels"])
+@pytest.mark.parametrize("kind", ["normal", "mixture", "flow", "gmm", "kernels", "local"])
 @pytest.mark.parametrize("classes", [0, 2])
 def test_every_prior_integrates_to_one_and_draws_what_it_says(kind, classes):
     torch.manual_seed(7)
-    prior = a_prior(kind, classes)
+    prior = a_prior("kernels", classes, local=True) if kind == "local" else a_prior(kind, classes)
+    if kind == "local":
+        prior.set_codes(torch.randn(1000, 2) * torch.tensor([1.0, 0.4]) + 1, torch.arange(1000) % 2)
     for tensor in prior.parameters():
         tensor.data += (0.04 if kind == "flow" else 0.2) * torch.randn_like(tensor)
     side = torch.linspace(-9, 9, 301)
@@ -380,18 +382,17 @@ def test_kernels_keep_mean_and_covariance_and_narrower_ones_come_nearer_to_the_c
 
 
 def test_local_kernels_reach_along_the_codes_and_not_across():
-    """Codes on a ring of radius 5, 0.1 thick: kernels of one shape for all directions leave it, local ones less so; and
-    between two lines of different labels nothing of the other's direction is seen."""
+    """Codes on two long thin lines far apart: the shape of all reaches across, that of neighbourhoods does not."""
     generator = torch.Generator().manual_seed(0)
-    angle = 2 * torch.pi * torch.rand(3000, generator=generator)
-    thick = 5 + 0.1 * torch.randn(3000, generator=generator)
-    codes = thick[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+    along, side = 3 * torch.randn(3000, generator=generator), torch.arange(3000) % 2 * 8.0 - 4
+    codes = torch.stack([along, side + 0.05 * torch.randn(3000, generator=generator)], 1)
     noise, pick = torch.randn(5000, 2, generator=generator), torch.rand(5000, generator=generator)
     off = {}
     for local in (False, True):
         prior = fit_kernels(codes[:2000], None, codes[2000:], None, 0, local=local)
-        off[local] = float((prior.draw(noise, pick, None, no_encoder).norm(dim=1) - 5).abs().median())
-    assert off[True] < 0.2 < 2 * off[False]
+        z = prior.draw(noise, pick, None, no_encoder)
+        off[local] = float((z[:, 1].abs() - 4).abs().mean())
+    assert off[True] < 0.1 < off[False]
 
 
 def test_the_covariance_of_neighbourhoods_is_that_of_the_parts():
@@ -403,12 +404,14 @@ def test_the_covariance_of_neighbourhoods_is_that_of_the_parts():
     assert 0.4 < found[1, 1].item() < 1.1  # the nearest are nearer than any
     assert abs(found[0, 1].item()) < 0.05
     pair = torch.tensor([[0.0, 0.0], [2.0, 1.0], [9.0, 9.0], [9.0, 9.0]])
-    found = within_neighbourhoods(pair, pair, torch.tensor([0, 0, 1, 1]), 1)
+    found = within_neighbourhoods(pair, pair, torch.tensor([0, 0, 1, 1]), 3)  # others' codes are no neighbours
     assert torch.allclose(found.float(), torch.tensor([[4.0, 2.0], [2.0, 1.0]]) / 2 / 2)  # mean over both pairs
+    alone = within_neighbourhoods(pair, pair, torch.arange(4), 3)
+    assert torch.equal(alone, within_neighbourhoods(pair, pair, None, 3))
 
 
 def test_a_prior_that_says_the_codes_again_is_not_the_best():
-    scores = {"trained": {"kid": 3.0, "nearest": 2.0}, "wide": {"kid": 1.0, "nearest": 0.95},
+    scores = {"trained": {"kid": 3.0}, "wide": {"kid": 1.0, "nearest": 0.95},
               "narrow": {"kid": 0.1, "nearest": 0.6}}  # fmt: skip
     assert api.best_prior(scores, "kid") == "wide"
     assert api.best_prior({"narrow": scores["narrow"]}, "kid") == "narrow"  # there is no other

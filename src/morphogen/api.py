@@ -62,7 +62,8 @@ from morphogen.model import (
     start_from,
     weights_hash,
 )
-from morphogen.posthoc import MOST_KERNELS, candidates, fit_domains, top_codes
+from morphogen.nets.priors import Kernels
+from morphogen.posthoc import MOST_KERNELS, candidates, fit_domains, spread_over, top_codes
 from morphogen.precision import choose, made_with
 from morphogen.recipes import RECIPES
 from morphogen.report import write_report
@@ -200,7 +201,7 @@ def train(
             family.modality, items.waves(), items.train.fingerprint(), config.vocoder, precision, config.train.seed,
             folder.path, display.note, None if going_on else config.train.minutes,
         )  # fmt: skip
-    let_teach(config, family, items, display)
+    spent += let_teach(config, family, items, display)
     if init is not None and not folder.steps_saved():
         copied, total = start_from(family, init)
         display.note(f"started from {init}: {copied} of {total} tensors fit")
@@ -331,22 +332,28 @@ def decide_steps(config: Config, items: int, trial: Callable[[], Trainer], spent
     return 10_000
 
 
-def let_teach(config: Config, family: Family, data: Data, display: Display) -> None:
-    """Train the classifier that a family learns from, where it does: one of the label for a discriminator to see by."""
+def let_teach(config: Config, family: Family, data: Data, display: Display) -> float:
+    """Train the classifier that a family learns from, where it does: one of the label for a discriminator to see by.
+    Returns the seconds it took."""
+    begin = time.perf_counter()
     if isinstance(family, CycleGAN):
-        return let_hold_meaning(config, family, data, display)
-    if not isinstance(family, GAN) or not family.wants_teacher:
-        return None
+        let_hold_meaning(config, family, data, display)
+    elif isinstance(family, GAN) and family.wants_teacher:
+        let_see(family, data, display)
+    return time.perf_counter() - begin
+
+
+def let_see(family: GAN, data: Data, display: Display) -> None:
+    """Train a classifier of the label, and let the discriminator see by it."""
     label, begin = data.evaluation_label(), time.perf_counter()
-    if label is None or label not in data.heldout.labels:
+    if label is None or label not in data.heldout.labels or len(np.unique(data.train.labels[label])) < 2:
         raise UsageError(
-            "A projected discriminator sees items as a classifier of their labels does; set data.label, or "
-            "model.discriminator.kind=conv."
+            "A projected discriminator sees items as a classifier of their labels does, of two or more; set "
+            "data.label, or model.discriminator.kind=conv."
         )
     classifier = teacher_of(data, pictures_of(family.modality), label=label, seed=1)
     family.teach(classifier.net)
     display.note(f"the discriminator sees by a {classifier.identity} ({time.perf_counter() - begin:.0f} s)")
-    return None
 
 
 def let_hold_meaning(config: Config, family: CycleGAN, data: Data, display: Display) -> None:
@@ -435,19 +442,19 @@ def choose_prior(
         priors = candidates(family, train, heldout, list(config.evaluate.samplers))
     criterion = "fid" if len(data.heldout) >= ENOUGH_FOR_FID else "kid"
     features = scorer.extractor.features
-    known = features(data.train.data[spaced(len(data.train), MOST_KERNELS)])
-    unseen = nearest(scorer.reference, known) or 1.0
+    rows = spaced(len(data.train), FITTED)
+    known = features(data.train.data[rows[spread_over(len(rows), MOST_KERNELS)]])  # those that have kernels
+    unseen = nearest(scorer.reference, known)
     scores, found = {}, {}
     for name, options, prior in priors:
         found[name], family.sampler = (options, prior), prior
         samples = model.modality.raw(model.sample(config.evaluate.samples, config.train.seed))
-        here = scorer(samples)
-        near = nearest(features(samples), known) / unseen
-        scores[name] = {"fid": here["fid"], "kid": here["kid"], "nearest": near}
-        display.note(
-            f"samples of the prior '{name}': held-out {criterion.upper()} {here[criterion]:.4g}, {near:.2f} times as "
-            "far from training items as held-out items"
-        )
+        here, said = scorer(samples), ""
+        scores[name] = {"fid": here["fid"], "kid": here["kid"]}
+        if isinstance(prior, Kernels) and unseen:
+            scores[name]["nearest"] = near = nearest(features(samples), known) / unseen
+            said = f", {near:.2f} times as far from training items as held-out items"
+        display.note(f"samples of the prior '{name}': held-out {criterion.upper()} {here[criterion]:.4g}{said}")
     chosen = best_prior(scores, criterion)
     options, family.sampler = found[chosen]
     model.description.training["scores"] = model.description.training.get("scores", {}) | scores[chosen]
@@ -459,9 +466,10 @@ def choose_prior(
 
 
 def best_prior(scores: dict[str, dict[str, float]], criterion: str) -> str:
-    """The name of the prior whose samples score best against held-out data, of those that do not say the codes again:
-    whose samples are at least TOO_NEAR times as far from the nearest training item as held-out items are."""
-    return min(scores, key=lambda name: (scores[name]["nearest"] < TOO_NEAR, scores[name][criterion]))
+    """The name of the prior whose samples score best against held-out data. Kernels, which hold the training items'
+    codes, are among them where their samples are TOO_NEAR times as far from the nearest training item as held-out
+    items are, or farther; else they come last."""
+    return min(scores, key=lambda name: (scores[name].get("nearest", TOO_NEAR) < TOO_NEAR, scores[name][criterion]))
 
 
 def attributes(codes: torch.Tensor, data: Data, rows: np.ndarray) -> dict[str, list[float]]:

@@ -425,10 +425,11 @@ def card(description: Description, family: Family) -> str:
     """The model card, in Markdown."""
     d, t = description, description.training
     size = " x ".join(map(str, d.space))
-    shared = [(n, m) for n, m in family.named_children() if n not in family.for_training]
-    parameters = {  # a fitted mixture is buffers only
-        n: sum(p.numel() for p in m.parameters()) or sum(b.numel() for b in m.buffers()) for n, m in shared
-    }
+    parameters = {}
+    for name, module in family.named_children():
+        if not family.only_trains(name):
+            kept = lambda named, name=name: sum(w.numel() for k, w in named if not family.only_trains(f"{name}.{k}"))
+            parameters[name] = kept(module.named_parameters()) or kept(module.named_buffers())  # a mixture is buffers
     networks = "\n".join(f"| {name} | {count:,} |" for name, count in parameters.items())
     labels = f"conditioned on `{d.label}`: {', '.join(d.classes[:30])}" if d.classes else "unconditional"
     told = {k: v for k, v in t.get("scores", {}).items() if not k.startswith("kl/")}  # a number a unit fills pages

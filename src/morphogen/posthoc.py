@@ -25,7 +25,8 @@ from morphogen.nets.priors import Flow, GaussianMixture, Kernels
 COMPONENTS = (1, 10, 20, 50, 100)  # of a mixture, for all labels together
 ENOUGH = 5  # codes a component must have for each latent dimension
 FLOW = {"depth": 8, "hidden": 128}
-MOST_KERNELS, WIDTHS, FINER = 5000, (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (1.0, 0.7, 0.5)
+MOST_KERNELS, WIDTHS, FINER = 5000, (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (1.0, 0.7, 0.5, 0.35)
+WIDER = (1.0, 1.2, 1.4, 1.7)  # of kernels that leave the codes where they are
 FLOW_STEPS, FLOW_BATCH, FLOW_CHECK = 4000, 512, 200
 
 
@@ -96,11 +97,11 @@ def fit_kernels(
 ) -> Kernels:
     """Kernels on codes (N, Z), at most `MOST_KERNELS` of them; the width by held-out likelihood."""
     some = spread_over(len(codes), MOST_KERNELS)
-    widest = Kernels(codes.shape[1], (), classes, kernels=len(some), width=WIDTHS[-1], local=local)
-    widest.set_codes(codes[some], None if y is None else y[some])
+    prior = Kernels(codes.shape[1], (), classes, kernels=len(some), local=local)
+    prior.set_codes(codes[some], None if y is None else y[some])
     return max(
-        (of_width(widest, width) for width in WIDTHS),
-        key=lambda prior: float(prior.log_prob(heldout, heldout_y).mean()),
+        (of_width(prior, width) for width in (*WIDTHS, *(WIDER if local else ()))),
+        key=lambda one: float(one.log_prob(heldout, heldout_y).mean()),
     )
 
 
@@ -123,8 +124,8 @@ def spread_over(count: int, most: int) -> list[int]:
 
 
 def finer(prior: Kernels) -> Iterator[tuple[str, Kernels]]:
-    """The kernels as they are, and narrower ones, by name: what is likely among codes need not look best. None is so
-    narrow that it would say the codes again."""
+    """The kernels as they are, and narrower ones, by name: what is likely among codes need not look best. Whether they
+    say the codes again is seen by their samples (`api.best_prior`)."""
     for share in FINER:
         other = of_width(prior, share * prior.width)
         yield f"{'local ' * prior.local}kernels {other.width:.2g}", other

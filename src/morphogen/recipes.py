@@ -36,7 +36,6 @@ def gan_image() -> Config:
         },
         terms={
             "generator": TermConfig(),
-            "diversity": TermConfig(weight=0.0),  # for few items of each label: 5
             "discriminator": TermConfig(),
             "r1": TermConfig(weight=1.2e-4, every=4),
             "r2": TermConfig(weight=1.2e-4, every=4),
@@ -256,7 +255,7 @@ def gan_audio() -> Config:
     config = gan_image()
     config.recipe, config.modality, config.data.source = "gan-audio", "audio", "builtin:tones"
     config.augment = AugmentConfig(policy=SOUND_POLICY)
-    config.terms["diversity"].weight = 5.0  # recordings are few: told the label, it makes the same one of all noise
+    config.terms["diversity"] = TermConfig(weight=5.0)  # recordings are few, of a label the more
     return config
 
 

@@ -90,7 +90,7 @@ class GAN(Family):
         if self.wants_teacher:
             self.for_training = (*GAN.for_training, "discriminator.seen", "discriminator.heads")  # type: ignore[misc]
         self.register_buffer("spread", torch.ones(()))
-        self.register_buffer("distances", torch.zeros(2))
+        self.register_buffer("distances", torch.zeros(len(_views(torch.zeros(1, *space)))))
         self.spread: Tensor
         self.distances: Tensor
         self.numbers = {"augment": self.augment.start}
@@ -179,9 +179,9 @@ class GAN(Family):
     def _logit(self, x: Tensor, y: Tensor | None) -> Tensor:
         """D's logits (B,), as it is used, of items as they are: where it expects noise, none at the least level."""
         if self.options.noise is None:
-            return self.discriminator(x, y)
+            return whole(self.discriminator(x, y))
         least = torch.full((len(x),), self.options.noise.least, device=x.device)
-        return self.discriminator(self.options.noise.seen(x, least, torch.zeros_like(x)), y)
+        return whole(self.discriminator(self.options.noise.seen(x, least, torch.zeros_like(x)), y))
 
     def wants_heldout(self, step: int) -> bool:
         return self.augment.mode == "adaptive" and len(self.modality.space) == 3 and step % self.augment.every == 0
@@ -305,8 +305,7 @@ class GAN(Family):
         return found
 
 
-def _views(x: Tensor) -> tuple[Tensor, Tensor]:
+def _views(x: Tensor) -> tuple[Tensor, ...]:
     """Items x (B, *space), and pictures once more with COARSE x COARSE pixels in one."""
-    if x.dim() < 4 or min(x.shape[2:]) < COARSE:
-        return x, x
-    return x, avg_pool2d(x.float(), COARSE)
+    coarse = x.dim() == 4 and min(x.shape[2:]) >= COARSE
+    return (x, avg_pool2d(x.float(), COARSE)) if coarse else (x,)

@@ -299,22 +299,23 @@ class Kernels(Prior):
         return white @ self.factor.T + self.mean
 
 
-NEIGHBOURS = 8
+NEIGHBOURS, OTHER = 8, 1e6  # and a distance beyond all others, to codes of another label
 
 
 def within_neighbourhoods(codes: Tensor, white: Tensor, y: Tensor | None, most: int = NEIGHBOURS) -> Tensor:
     """The covariance (Z, Z) of codes (N, Z) about those near to them: half the mean product of the differences of each
-    to its `most` nearest, by distances of `white` (N, Z), of its own label y (N,)."""
+    to its `most` nearest, by distances of `white` (N, Z), of its own label y (N,); of any, where no two share one."""
     count = min(most, len(codes) - 1)
     differences = []
     for start in range(0, len(codes), 500):
         apart = torch.cdist(white[start : start + 500], white)
         if y is not None:
-            apart = apart + 1e6 * (y[start : start + 500, None] != y)
-        near = apart.topk(count + 1, largest=False).indices[:, 1:]  # the nearest is itself
-        differences.append((codes[start : start + 500, None] - codes[near]).flatten(0, 1))
+            apart = apart + OTHER * (y[start : start + 500, None] != y)
+        far, near = apart.topk(count + 1, largest=False)
+        each = codes[start : start + 500, None] - codes[near[:, 1:]]  # the nearest is itself
+        differences.append(each[far[:, 1:] < OTHER])
     d = torch.cat(differences).double()
-    return d.T @ d / (2 * len(d))
+    return d.T @ d / (2 * len(d)) if len(d) else within_neighbourhoods(codes, white, None, most)
 
 
 def _root(covariance: Tensor) -> Tensor:
