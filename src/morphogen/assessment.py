@@ -288,7 +288,7 @@ def cycle_report(family: Any, side: str, domain: Data, opposite: Data, seed: int
     scores, back = cycle_scores(family, side, modality.encode(raw), other, seed)
     if domain.label is not None:
         see = pictures_of(modality)
-        teacher, see = teacher_of(domain, see), see or modality.stretched
+        teacher, see = teacher_of(domain, see, label=domain.label, wide=True), see or modality.stretched
         labels = np.asarray(domain.heldout.labels[domain.label], str)[rows]
         seen = np.asarray(teacher.classes)[teacher.probabilities(see(modality.decode(back))).argmax(1)]
         name = "label_kept_there_and_back"

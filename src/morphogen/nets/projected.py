@@ -6,6 +6,8 @@ Shapes: B batch · C channels · H, W size · K classes (0: no labels).
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,7 +40,9 @@ class FrozenTrunk(nn.Module):
     def learn(self, trunk: nn.Sequential) -> None:
         """Take over a classifier's blocks of convolution without bias, batch normalisation and ReLU."""
         for k in range(len(PLAN)):
-            conv, norm, _ = trunk[k]  # type: ignore[misc]
+            conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(trunk[k].children())[:2])
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             gain = norm.weight / (norm.running_var + norm.eps).sqrt()
             getattr(self, f"weight_{k}").copy_(conv.weight * gain.view(-1, 1, 1, 1))
             getattr(self, f"bias_{k}").copy_(norm.bias - norm.running_mean * gain)
