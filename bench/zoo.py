@@ -78,7 +78,8 @@ ZOO = {
     "gan-fsdd": (
         f"morphogen train gan-audio --data {SPOKEN} {TAKES} --set data.label=digit+speaker --steps 8000 "
         "--set model.latent_dim=32 --set 'model.generator={kind: conv, width: 48, most: 128}' "
-        "--set 'model.discriminator={kind: conv, width: 24, most: 128, features: 64}' --set train.evaluate_every=800",
+        "--set 'model.discriminator={kind: projected, width: 24, most: 128, features: 64}' "
+        "--set train.evaluate_every=500",
         FSDD,
     ),
     "vae-fsdd": (
