@@ -100,10 +100,10 @@ ZOO = {
     "cyclevae-fsdd": (
         f"morphogen train cyclevae-audio --data {SPOKEN} {VOICES} --set data.label=speaker --steps 7000 "
         "--set 'model.encoder={kind: maps, width: 24}' --set 'model.decoder={kind: maps, width: 24}' "
-        "--set model.latent_dim=1024 --set 'model.guess={width: 16, features: 64}' --set terms.kl.weight=3 "
-        "--set terms.cycle_kl.weight=3 --set terms.blind.weight=20 --set 'evaluate.samplers=[]' "
+        "--set model.latent_dim=1024 --set 'model.guess={width: 16, features: 64}' --set terms.kl.weight=1.4 "
+        "--set terms.cycle_kl.weight=1.4 --set terms.blind.weight=20 --set 'evaluate.samplers=[]' "
         "--set train.evaluate_every=1000 --set 'model.critic={kind: patch, width: 24, downs: 3}' "
-        "--set terms.domain.weight=100",
+        "--set terms.domain.weight=7",
         FSDD,
     ),
     "vae-mnist-binary": (

@@ -411,8 +411,7 @@ def test_the_covariance_of_neighbourhoods_is_that_of_the_parts():
 
 
 def test_a_prior_that_says_the_codes_again_is_not_the_best():
-    scores = {"trained": {"kid": 3.0}, "wide": {"kid": 1.0, "nearest": 0.95},
-              "narrow": {"kid": 0.1, "nearest": 0.6}}  # fmt: skip
+    scores = {"trained": {"kid": 3.0}, "wide": {"kid": 1.0, "copies": False}, "narrow": {"kid": 0.1, "copies": True}}
     assert api.best_prior(scores, "kid") == "wide"
     assert api.best_prior({"narrow": scores["narrow"]}, "kid") == "narrow"  # there is no other
 

@@ -51,8 +51,8 @@ from morphogen.loop import (
     spaced,
     steps_for_minutes,
 )
+from morphogen.metrics.audit import MOST, audit, plain_features
 from morphogen.metrics.classifier import SIDE
-from morphogen.metrics.distances import nearest
 from morphogen.modalities import Audio
 from morphogen.model import (
     Model,
@@ -63,7 +63,7 @@ from morphogen.model import (
     weights_hash,
 )
 from morphogen.nets.priors import Kernels
-from morphogen.posthoc import MOST_KERNELS, candidates, fit_domains, spread_over, top_codes
+from morphogen.posthoc import candidates, fit_domains, top_codes
 from morphogen.precision import choose, made_with
 from morphogen.recipes import RECIPES
 from morphogen.report import write_report
@@ -72,7 +72,6 @@ from morphogen.texts import train_codec, train_language_model
 from morphogen.vocoding import ready_vocoder
 from morphogen.watch import Finding, merge
 
-TOO_NEAR = 0.9  # of the distance from held-out to training items: samples nearer than that are taken for copies
 FITTED = 30_000  # items whose codes a post-hoc prior is fitted to
 MOST_ATTRIBUTES = 1000  # values of a label of which the model learns where they lie
 
@@ -441,20 +440,19 @@ def choose_prior(
     else:
         priors = candidates(family, train, heldout, list(config.evaluate.samplers))
     criterion = "fid" if len(data.heldout) >= ENOUGH_FOR_FID else "kid"
-    features = scorer.extractor.features
-    rows = spaced(len(data.train), FITTED)
-    known = features(data.train.data[rows[spread_over(len(rows), MOST_KERNELS)]])  # those that have kernels
-    unseen = nearest(scorer.reference, known)
     scores, found = {}, {}
     for name, options, prior in priors:
         found[name], family.sampler = (options, prior), prior
-        samples = model.modality.raw(model.sample(config.evaluate.samples, config.train.seed))
-        here, said = scorer(samples), ""
+        count, holds = config.evaluate.samples, isinstance(prior, Kernels)  # holds training items' codes
+        samples = model.modality.raw(model.sample(max(count, MOST) if holds else count, config.train.seed))
+        here = scorer(samples[:count])
         scores[name] = {"fid": here["fid"], "kid": here["kid"]}
-        if isinstance(prior, Kernels) and unseen:
-            scores[name]["nearest"] = near = nearest(features(samples), known) / unseen
-            said = f", {near:.2f} times as far from training items as held-out items"
-        display.note(f"samples of the prior '{name}': held-out {criterion.upper()} {here[criterion]:.4g}{said}")
+        if holds:
+            look = plain_features(pictures_of(family.modality))
+            found_out = audit(samples, data.train.data, data.heldout.data, look, config.train.seed)
+            scores[name] |= {"copies": found_out["verdict"] == "copies"}
+        told = ", copies" if scores[name].get("copies") else ""
+        display.note(f"samples of the prior '{name}': held-out {criterion.upper()} {here[criterion]:.4g}{told}")
     chosen = best_prior(scores, criterion)
     options, family.sampler = found[chosen]
     model.description.training["scores"] = model.description.training.get("scores", {}) | scores[chosen]
@@ -466,10 +464,9 @@ def choose_prior(
 
 
 def best_prior(scores: dict[str, dict[str, float]], criterion: str) -> str:
-    """The name of the prior whose samples score best against held-out data. Kernels, which hold the training items'
-    codes, are among them where their samples are TOO_NEAR times as far from the nearest training item as held-out
-    items are, or farther; else they come last."""
-    return min(scores, key=lambda name: (scores[name].get("nearest", TOO_NEAR) < TOO_NEAR, scores[name][criterion]))
+    """The name of the prior whose samples score best against held-out data; those that the audit finds to copy training
+    items come last."""
+    return min(scores, key=lambda name: (scores[name].get("copies", False), scores[name][criterion]))
 
 
 def attributes(codes: torch.Tensor, data: Data, rows: np.ndarray) -> dict[str, list[float]]:

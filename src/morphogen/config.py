@@ -173,7 +173,7 @@ class EvaluateConfig(Section):
     samplers: list[Literal["gmm", "flow", "kernels", "local"]] = Field(
         default=["gmm", "flow"],
         description="priors fitted to a VAE's codes at the end; the best by held-out score samples. 'kernels' and"
-        " 'local' hold the codes of training items, so whoever has the model has these; too near to the items, they"
+        " 'local' hold the codes of training items, so whoever has the model has these; those found to copy"
         " come last",
     )
     report: bool = Field(default=True, description="write RUN/report.html at the end")

@@ -113,8 +113,8 @@ def likelihood_lines(result: dict[str, Any]) -> list[str]:
             f"{sound['held-out']['nearest']:.3g})"
         )
     if "priors" in result:
-        near = lambda v: f" (nearest {v['nearest']:.2g})" if "nearest" in v else ""
-        scores = ", ".join(f"{name} FID {v['fid']:.3g}{near(v)}" for name, v in result["priors"].items())
+        told = lambda v: " (copies)" if v.get("copies") else ""
+        scores = ", ".join(f"{name} FID {v['fid']:.3g}{told(v)}" for name, v in result["priors"].items())
         lines.append(f"priors by held-out score: {scores}")
     return lines
 
