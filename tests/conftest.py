@@ -36,7 +36,7 @@ TINY = [
 _TINY_VAE = [
     "model.latent_dim=4", "train.batch_size=16", "evaluate.samples=64", "evaluate.final_samples=128",
     "evaluate.extractor=random", "evaluate.likelihood_items=20", "evaluate.importance_samples=5",
-    "evaluate.samplers=[gmm, local]", "evaluate.report=false",
+    "evaluate.samplers=[gmm]", "evaluate.report=false",
 ]  # fmt: skip
 TINY_OF = {
     "gan-image": TINY,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_OF
 from torch import nn
 from torch.distributions import (
     Bernoulli,
@@ -26,6 +28,7 @@ from morphogen.families.base import Turn
 from morphogen.families.vae import VAE, VAEOptions
 from morphogen.health import code_findings
 from morphogen.modalities import Image, Points
+from morphogen.model import load
 from morphogen.nets import PRIORS, build_network, initialise
 from morphogen.nets.priors import GaussianMixture, chosen, within_neighbourhoods
 from morphogen.objectives import variational
@@ -414,6 +417,19 @@ def test_a_prior_that_says_the_codes_again_is_not_the_best():
     scores = {"trained": {"kid": 3.0}, "wide": {"kid": 1.0, "copies": False}, "narrow": {"kid": 0.1, "copies": True}}
     assert api.best_prior(scores, "kid") == "wide"
     assert api.best_prior({"narrow": scores["narrow"]}, "kid") == "narrow"  # there is no other
+
+
+def test_kernels_are_tried_asked_whether_they_copy_and_loaded_again(tmp_path):
+    settings = [*TINY_OF["vae-image"], "evaluate.samplers=[local]", "train.evaluate_every=20"]
+    api.train("vae-image", "builtin:digits", out=tmp_path / "run", steps=20, settings=settings)
+    priors = json.loads((tmp_path / "run" / "evaluation.json").read_text())["priors"]
+    kernels = {name: found for name, found in priors.items() if name.startswith("local kernels ")}
+    assert len(kernels) == len(posthoc.FINER)
+    assert all(type(found["copies"]) is bool for found in kernels.values())
+    assert "copies" not in priors["trained"]
+    options = load(tmp_path / "run").description.options["sampler"]
+    assert options == {} or (options["kind"], options["local"]) == ("kernels", True)
+    assert len(load(tmp_path / "run").sample(3)) == 3
 
 
 def test_a_label_with_a_single_item_gets_the_mixture_of_all():
