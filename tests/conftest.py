@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from morphogen.loop import Stopped, Trainer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -59,3 +63,19 @@ TINY_OF = {
     ],
 }  # fmt: skip
 """The same for every recipe on pictures."""
+
+
+@contextmanager
+def stopping_after(monkeypatch, step: int, told: str | None = None):
+    """Within it a training is sent SIGTERM after this step, as it is expected to say."""
+    original = Trainer.train_step
+
+    def stopping(self):
+        values = original(self)
+        self.stop_signal = signal.SIGTERM if self.step == step else None
+        return values
+
+    with monkeypatch.context() as within:
+        within.setattr(Trainer, "train_step", stopping)
+        with pytest.raises(Stopped, match=told):
+            yield

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import signal
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import SHARED
+from conftest import SHARED, stopping_after
 from typer.testing import CliRunner
 
 from morphogen import api
@@ -25,7 +24,6 @@ from morphogen.data.recordings import prepare_audio
 from morphogen.domains import Data
 from morphogen.errors import MorphogenError, UsageError
 from morphogen.families.augment import gain, masks, shift
-from morphogen.loop import Stopped, Trainer
 from morphogen.metrics.sound import cepstra, faults, matched, mel_cepstral_distortion, nearest, stoi
 from morphogen.modalities import Audio
 from morphogen.nets import DECODERS, ENCODERS, build_network
@@ -515,18 +513,9 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path, monkeypatch, recipe)
     settings = [*SMALL, *nets, "data.label=note", "train.checkpoint_every=2", "train.evaluate_every=5"]
     train = lambda name: api.train(recipe, "builtin:tones", out=tmp_path / name, steps=6, settings=settings)
     train("whole")
-    original = Trainer.train_step
-
-    def stopping(self):
-        values = original(self)
-        self.stop_signal = signal.SIGTERM if self.step == 3 else None
-        return values
-
-    monkeypatch.setattr(Trainer, "train_step", stopping)
     monkeypatch.setenv("MORPHOGEN_CACHE", str(tmp_path / "empty"))  # the vocoder is then the run folder's
-    with pytest.raises(Stopped):
+    with stopping_after(monkeypatch, 3):
         train("cut")
-    monkeypatch.setattr(Trainer, "train_step", original)
     train("cut")
     state = "checkpoints/step-00000006/state.safetensors"
     one, other = (load_tensors(tmp_path / name / state) for name in ("whole", "cut"))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, stopping_after
 from torch import Tensor, nn
 
 from morphogen import api, load
 from morphogen.errors import UsageError
 from morphogen.families import Turn
 from morphogen.families.gan import GAN, GANOptions
-from morphogen.loop import Stopped, Trainer
 from morphogen.metrics.classifier import ClassifierNet
 from morphogen.modalities import Image
 from morphogen.nets.projected import LOOKS, PLAN, FrozenTrunk
@@ -98,17 +95,8 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path, monkeypatch):
     settings = [*TINY, *PROJECTED, "data.label=label", "terms.diversity.weight=5", "train.evaluate_every=12"]
     begin = lambda name: api.train("gan-image", "builtin:digits", out=tmp_path / name, steps=12, settings=settings)
     begin("whole")
-    original = Trainer.train_step
-
-    def stopping(self):
-        values = original(self)
-        self.stop_signal = signal.SIGTERM if self.step == 5 else None
-        return values
-
-    monkeypatch.setattr(Trainer, "train_step", stopping)
-    with pytest.raises(Stopped):
+    with stopping_after(monkeypatch, 5):
         begin("cut")
-    monkeypatch.setattr(Trainer, "train_step", original)
     begin("cut")
     whole, cut = (load_tensors(tmp_path / name / "checkpoints" / "step-00000012" / "state.safetensors")
                   for name in ("whole", "cut"))  # fmt: skip

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TINY_OF
+from conftest import TINY, TINY_OF, stopping_after
 
 from morphogen import api, precision
 from morphogen.config import PlayerConfig, TermConfig, TrainConfig
 from morphogen.errors import MorphogenError, UsageError
-from morphogen.loop import Stopped, Trainer
+from morphogen.loop import Trainer
 from morphogen.model import load
 from morphogen.objectives.adversarial import LOSSES
 from morphogen.optim import Average, Guard, guarded_step, lr_factor, optimizer, term_weight
@@ -138,18 +138,8 @@ def test_signals_save_and_exit(tmp_path, never_killed, signum):
 
 @pytest.mark.parametrize("stop_at", [1, 13, 23])
 def test_stopped_at_any_step_and_resumed_equals_never_stopped(tmp_path, never_killed, monkeypatch, stop_at):
-    original = Trainer.train_step
-
-    def stopping(self):
-        values = original(self)
-        if self.step == stop_at:
-            self.stop_signal = signal.SIGTERM
-        return values
-
-    monkeypatch.setattr(Trainer, "train_step", stopping)
-    with pytest.raises(Stopped, match=f"step {stop_at}"):
+    with stopping_after(monkeypatch, stop_at, f"step {stop_at}"):
         run(tmp_path / "run")
-    monkeypatch.setattr(Trainer, "train_step", original)
     run(tmp_path / "run")
     assert_same(final_state(tmp_path / "run"), final_state(never_killed))
 
@@ -157,17 +147,8 @@ def test_stopped_at_any_step_and_resumed_equals_never_stopped(tmp_path, never_ki
 def test_adaptive_augmentation_survives_a_resume(tmp_path, monkeypatch):
     strong = ["augment.every=1", "augment.images=200", "augment.target=-9"]  # always upwards
     run(tmp_path / "whole", 12, strong)
-    original = Trainer.train_step
-
-    def stopping(self):
-        values = original(self)
-        self.stop_signal = signal.SIGTERM if self.step == 5 else None
-        return values
-
-    monkeypatch.setattr(Trainer, "train_step", stopping)
-    with pytest.raises(Stopped):
+    with stopping_after(monkeypatch, 5):
         run(tmp_path / "cut", 12, strong)
-    monkeypatch.setattr(Trainer, "train_step", original)
     run(tmp_path / "cut", 12, strong)
     assert_same(final_state(tmp_path / "cut", 12), final_state(tmp_path / "whole", 12))
     states = [json.loads((tmp_path / n / "checkpoints/step-00000012/state.json").read_text()) for n in ("whole", "cut")]

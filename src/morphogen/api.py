@@ -455,7 +455,8 @@ def choose_prior(
         display.note(f"samples of the prior '{name}': held-out {criterion.upper()} {here[criterion]:.4g}{told}")
     chosen = best_prior(scores, criterion)
     options, family.sampler = found[chosen]
-    model.description.training["scores"] = model.description.training.get("scores", {}) | scores[chosen]
+    score = {key: scores[chosen][key] for key in ("fid", "kid")}
+    model.description.training["scores"] = model.description.training.get("scores", {}) | score
     model.description.training["prior"] = chosen
     model.description.options["sampler"] = options
     if not flows:  # else no value of the label lies anywhere in particular

@@ -47,7 +47,7 @@ from morphogen.nets import (
 )
 from morphogen.nets.blocks import Summary
 from morphogen.nets.roles import Trunk
-from morphogen.nets.translators import fitted
+from morphogen.nets.translators import fitted, reduced
 from morphogen.objectives.adversarial import LOSSES
 
 
@@ -91,8 +91,7 @@ class Teacher(nn.Module):
     def __init__(self, classifier: nn.Module, side: str, space: tuple[int, ...], largest: int | None):
         super().__init__()
         self.classifier, self.side, self.space = classifier.requires_grad_(False).eval(), side, space
-        scale = min(1.0, (largest or max(space[1:])) / max(space[1:]))
-        self.seen = max(1, round(space[1] * scale)), max(1, round(space[2] * scale))
+        self.seen = reduced((space[1], space[2]), largest or max(space[1:]))
         device = next(classifier.parameters(), torch.zeros(())).device
         with torch.no_grad():
             classes = self(torch.zeros(1, *space, device=device)).shape[1]

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from morphogen.errors import UsageError
 from morphogen.metrics.images import batched, check_images, digest, shrink, to_unit
+from morphogen.nets.projected import PLAN, SIDE
 
 VERSION = 1  # raise when network or training change: it is part of the cache key
-SIDE = 32  # pixels: larger images are reduced to this
 BATCH = 128
 STEPS = (200, 1500)  # the fewest and the most; between them, EPOCHS passes over the data
 EPOCHS = 30
@@ -38,8 +38,9 @@ class ClassifierNet(nn.Module):
 
     def __init__(self, channels: int, classes: int):
         super().__init__()
-        plan = ((channels, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 2), (64, 128, 1))  # in, out, stride
-        self.trunk = nn.Sequential(*(_block(*step) for step in plan), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        inputs = (channels, *(out for out, _ in PLAN))
+        blocks = (_block(i, out, stride) for i, (out, stride) in zip(inputs, PLAN, strict=False))
+        self.trunk = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten())
         # no affine: each feature has variance 1 on the training data, which gives distances their scale
         self.embed = nn.Sequential(nn.Linear(512, 64, bias=False), nn.BatchNorm1d(64, affine=False))
         self.head = nn.Linear(64, classes)

@@ -147,12 +147,6 @@ def variety(samples: np.ndarray, real: np.ndarray, most: int = 500) -> dict[str,
     return found | ({"variety/distinct": float(own / others)} if apart else {})
 
 
-def nearest(features: np.ndarray, train: np.ndarray) -> float:
-    """The median, over rows of features (N, d), of the distance to the nearest row of train (M, d)."""
-    x, there = torch.from_numpy(features), torch.from_numpy(train)
-    return float(torch.cat([torch.cdist(part, there).amin(1) for part in x.split(500)]).median())
-
-
 def _to_nearest(x: np.ndarray) -> np.ndarray:
     """Distance (N,) of every row of x (N, d) to the nearest other row."""
     return _radii(torch.from_numpy(x - x.mean(axis=0)), 1).numpy()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from morphogen.metrics.classifier import train_classifier
-from morphogen.metrics.distances import draw, mean_and_error, nearest
+from morphogen.metrics.distances import draw, mean_and_error
 from morphogen.metrics.extractors import Extractor
 from morphogen.objectives.spectral import magnitudes, multi_resolution_distance
 
@@ -51,6 +51,12 @@ def sound_scores(
         for name, waves in (("samples", samples), ("held-out", heldout))
     }
     return rows | {"codec": codec_scores(modality, heldout[:MEASURED])}
+
+
+def nearest(features: np.ndarray, train: np.ndarray) -> float:
+    """The median, over rows of features (N, d), of the distance to the nearest row of train (M, d)."""
+    x, there = torch.from_numpy(features), torch.from_numpy(train)
+    return float(torch.cat([torch.cdist(part, there).amin(1) for part in x.split(500)]).median())
 
 
 def faults(waves: np.ndarray, rate: int) -> dict[str, float]:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from morphogen.nets.blocks import Verdict
-from morphogen.nets.translators import fitted
+from morphogen.nets.translators import fitted, reduced
 
-PLAN = ((32, 1), (32, 2), (64, 1), (64, 2), (128, 1))  # channels and stride of each 3x3 convolution
+SIDE = 32  # pixels: what the classifiers of `metrics.classifier` reduce larger images to
+PLAN = ((32, 1), (32, 2), (64, 1), (64, 2), (128, 1))  # channels and stride of each of their 3x3 convolutions
 LOOKS = (1, 3, 4)  # after which of them a head looks
 
 
@@ -26,11 +27,9 @@ class FrozenTrunk(nn.Module):
     largest: the side to which items are reduced by area, aspect kept, as they were for the classifier.
     """
 
-    def __init__(self, space: tuple[int, ...], largest: int = 32):
+    def __init__(self, space: tuple[int, ...], largest: int = SIDE):
         super().__init__()
-        channels, height, width = space
-        scale = min(1.0, largest / max(height, width))
-        self.size = max(1, round(height * scale)), max(1, round(width * scale))
+        channels, self.size = space[0], reduced((space[1], space[2]), largest)
         for k, (out, _) in enumerate(PLAN):
             self.register_buffer(f"weight_{k}", torch.zeros(out, channels, 3, 3))
             self.register_buffer(f"bias_{k}", torch.zeros(out))

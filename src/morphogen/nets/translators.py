@@ -137,6 +137,12 @@ class PatchDiscriminator(Role, Block):
             return logits if self.embedding is None else logits + (self.embedding(y)[:, :, None, None] * h).sum(1)
 
 
+def reduced(size: tuple[int, int], largest: int) -> tuple[int, int]:
+    """The size (H, W) brought down to at most `largest` a side, aspect kept."""
+    scale = min(1.0, largest / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def fitted(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Items (B, C, H, W) at another size, by area where that is smaller and bilinear where it is larger."""
     if x.shape[2:] == size:
