@@ -111,6 +111,20 @@ def test_samples_show_the_noise_of_the_likelihood_where_they_are_asked_to():
     assert (noisy - mode)[inside].std().item() == pytest.approx(float(family.scale), rel=0.4)
 
 
+def test_a_vae_that_measured_its_texture_draws_it_and_each_row_is_its_own():
+    family = image_vae().eval()
+    x = torch.rand(40, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.4 - 0.2
+    codes = family.codes(5, 0)
+    family.learn_texture(x, None, 0)
+    mode = torch.cat(list(family.items_of(codes, None)))
+    with family.drawn(grain=1.0):
+        five, three = (torch.cat(list(family.items_of(codes[:n], None))) for n in (5, 3))
+    assert torch.equal(five[:3], three)
+    means = family.generate(family.encode(x, None, 0), None)
+    assert (five - mode).std().item() == pytest.approx((x - means).square().mean().sqrt().item(), rel=0.2)
+    assert not image_vae(likelihood="logistic").has_texture
+
+
 def test_bernoulli_and_densities_agree_with_torch():
     torch.manual_seed(3)
     output, x, scale = torch.randn(5, 2, 3, 3), torch.rand(5, 2, 3, 3) * 2 - 1, torch.tensor(0.3)

@@ -73,6 +73,7 @@ from morphogen.vocoding import ready_vocoder
 from morphogen.watch import Finding, merge
 
 FITTED = 30_000  # items whose codes a post-hoc prior is fitted to
+TEXTURED = 2000  # items whose errors the grain of samples is measured on
 MOST_ATTRIBUTES = 1000  # values of a label of which the model learns where they lie
 
 
@@ -423,15 +424,18 @@ def choose_prior(
 ) -> tuple[Model, dict[str, dict[str, float]]]:
     """The model with the `best_prior`, and the scores of all priors.
 
-    Also learns where the labels' values lie among the codes, for `--attribute`.
+    Before it, where samples show grain, that is measured. Also learns where the labels' values lie among the codes, for
+    `--attribute`.
     """
     family, device = model.family, model.family.device
     assert isinstance(family, VAE)
     label = data.label if model.classes else None
-    train, heldout = (
-        Items(d, label, model.classes, device, model.modality).take(spaced(len(d), FITTED))
-        for d in (data.train, data.heldout)
-    )
+    some = lambda d, most: Items(d, label, model.classes, device, model.modality).take(spaced(len(d), most))
+    if config.sample.grain and family.has_texture:
+        raw, y = some(data.train, TEXTURED)
+        family.learn_texture(model.modality.encode(raw), y, config.train.seed)
+        model.description.options["texture"] = True
+    train, heldout = some(data.train, FITTED), some(data.heldout, FITTED)
     flows = family.wants_flow
     train, heldout = (top_codes(family, raw, y, seed, not flows) for seed, (raw, y) in enumerate((train, heldout)))
     if flows:

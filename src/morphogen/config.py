@@ -202,8 +202,10 @@ class SampleConfig(Section):
     tries: int = Field(default=1, ge=1, description="of a GAN: how many a sample is chosen among by the discriminator")
     symbols: float = Field(default=1.0, gt=0, description="temperature of the symbols of a text")
     top_p: float = Field(default=1.0, gt=0, le=1, description="of a text: only the likeliest symbols of so much mass")
-    grain: float = Field(default=0.0, ge=0, le=1, description="of a VAE: how much of the likelihood's own noise samples"
-                         " show, from none (its mode) to all")  # fmt: skip
+    grain: float = Field(
+        default=0.0, ge=0, le=1, description="of a VAE: how much noise samples show, from none (the likelihood's mode)"
+        " to all: of a density of one scale as its errors were, else the likelihood's own",
+    )  # fmt: skip
 
 
 class Config(Section):

@@ -25,7 +25,8 @@ from morphogen.nets.priors import Flow, GaussianMixture, Kernels
 COMPONENTS = (1, 10, 20, 50, 100)  # of a mixture, for all labels together
 ENOUGH = 5  # codes a component must have for each latent dimension
 FLOW = {"depth": 8, "hidden": 128}
-MOST_KERNELS, WIDTHS, FINER = 5000, (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (1.0, 0.7, 0.5, 0.35)
+MOST_KERNELS, WIDTHS = 5000, (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+FINER = (1.0, 0.7, 0.6, 0.5, 0.42, 0.35)
 WIDER = (1.0, 1.2, 1.4, 1.7)  # of kernels that leave the codes where they are
 FLOW_STEPS, FLOW_BATCH, FLOW_CHECK = 4000, 512, 200
 

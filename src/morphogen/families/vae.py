@@ -22,6 +22,7 @@ from morphogen.families.diagnosis import Activity
 from morphogen.nets import DECODERS, ENCODERS, PRIORS, build_network
 from morphogen.nets.ladder import LadderDecoder, Posterior
 from morphogen.nets.text import SilentEncoder
+from morphogen.nets.texture import Texture
 from morphogen.objectives.categorical import Autoregressive, Categorical
 from morphogen.objectives.likelihoods import LIKELIHOODS, Density, Drawable
 from morphogen.objectives.variational import (
@@ -60,6 +61,9 @@ class VAEOptions(Section):
     prior: dict[str, Any] = Field(default_factory=dict, description="trained along: normal, mixture, vamp or flow")
     sampler: dict[str, Any] = Field(default_factory=dict, description="the prior that samples are drawn from, where"
                                     " another than the trained one was fitted and chosen at the end")  # fmt: skip
+    texture: bool = Field(
+        default=False, description="whether the grain of samples is that which was measured at the end"
+    )
 
     @field_validator("likelihood")
     @classmethod
@@ -121,6 +125,7 @@ class VAE(Family):
         )
         self.prior: Any = own.get("prior") or self._prior(options.prior)
         self.sampler = self._prior(options.sampler) if options.sampler else None
+        self.texture = Texture() if options.texture else None
         self.top_dim = top
         self.latent_dim = self.ladder.latent_dim if self.ladder else top
         self.register_buffer("scale", torch.ones(()))
@@ -262,7 +267,24 @@ class VAE(Family):
         if not grain or not isinstance(p, Drawable):
             return p.mode()
         mode = p.mode()
-        return p.grainy(rows_of_noise(z, mode[0].numel()).view_as(mode), grain)
+        u = rows_of_noise(z, mode[0].numel()).view_as(mode)
+        return p.grainy(u, grain) if self.texture is None else (mode + grain * self.texture(mode, u)).clamp(-1, 1)
+
+    @property
+    def has_texture(self) -> bool:
+        """Whether what its means leave out can be measured: of pictures, by a density of one scale."""
+        return issubclass(self.density, Density) and len(self.modality.space) == 3
+
+    @torch.no_grad()
+    def learn_texture(self, x: Tensor, y: Tensor | None, seed: int) -> None:
+        """Measure what the decoder's means leave out of items x (N, *space), by one random code of each."""
+        means = [
+            self.likelihood(self.explain(self.encoder(part, label), label, noise).output).mode()
+            for start, part, label in chunks(x, y)
+            for noise in [self.noise(len(part), seed_of(seed, start)).to(x.device)]
+        ]
+        self.texture = Texture().to(x.device)
+        self.texture.learn(torch.cat(means), x.float())
 
     def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None) -> Tensor:
         prior: Any = self.prior if self.sampler is None else self.sampler

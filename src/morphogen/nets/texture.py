@@ -1,0 +1,82 @@
+"""What a decoder's mean leaves out of items, drawn as it was measured: noise as large as the errors are at each level,
+and as alike from one pixel to the next.
+
+A Gaussian likelihood has one scale for all pixels, each on its own. With that, silence hisses, and where errors come in
+strokes, as a voice's do, there are grains.
+
+Shapes: B batch · N items · C channels · H, W size
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BINS = 64  # of the levels between -1 and 1
+REACH = 3  # pixels to each side, beyond which errors count as unrelated
+FEW = 10  # errors of the usual size that are added to those of each bin, so that a rare level has a size, too
+
+
+class Texture(nn.Module):
+    """sizes (BINS,): root mean square error where the mean has that level. kernel (2·REACH + 1, 2·REACH + 1), of norm
+    1: what white noise is convolved with. All are buffers: measured once, never learned by gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        side = 2 * REACH + 1
+        self.register_buffer("sizes", torch.zeros(BINS))
+        self.register_buffer("kernel", torch.zeros(side, side))
+        self.sizes: Tensor
+        self.kernel: Tensor
+
+    @torch.no_grad()
+    def learn(self, mean: Tensor, x: Tensor) -> None:
+        """Measure the errors of means (N, C, H, W), in [-1, 1] as the items x (N, C, H, W) that they stand for."""
+        bins, error = _bins(mean), x - mean
+        count = torch.bincount(bins.flatten(), minlength=BINS)
+        square = torch.bincount(bins.flatten(), weights=error.square().flatten(), minlength=BINS)
+        self.sizes.copy_(((square + FEW * error.square().mean()) / (count + FEW)).sqrt())
+        self.kernel.copy_(_kernel(_likeness(error, self.sizes[bins])))
+
+    def forward(self, mean: Tensor, u: Tensor) -> Tensor:
+        """Noise (B, C, H, W) for means (B, C, H, W), out of numbers u (B, C, H, W) between 0 and 1."""
+        with torch.autocast(mean.device.type, enabled=False):
+            white = math.sqrt(2) * torch.erfinv((2 * u.float() - 1).clamp(-1 + 1e-6, 1 - 1e-6))
+            wide = F.pad(white, (REACH,) * 4, mode="circular")
+            kernel = self.kernel.float().expand(mean.shape[1], 1, -1, -1)
+            return self.sizes[_bins(mean)] * F.conv2d(wide, kernel, groups=mean.shape[1])
+
+
+def _bins(mean: Tensor) -> Tensor:
+    return ((mean.float() + 1) / 2 * BINS).long().clamp(0, BINS - 1)
+
+
+def _likeness(error: Tensor, size: Tensor) -> Tensor:
+    """Correlation (2·REACH + 1, 2·REACH + 1) of errors (N, C, H, W) of expected sizes (N, C, H, W) with those so many
+    rows and columns away; it fades towards REACH, so that it ends without a step."""
+    found = torch.zeros(2 * REACH + 1, 2 * REACH + 1, device=error.device)
+    for dy in range(REACH + 1):
+        for dx in range(-REACH, REACH + 1):
+            related = _lagged(error, dy, dx) / _lagged(size, dy, dx).clamp_min(1e-12)
+            fade = (1 - (dy / (REACH + 1)) ** 2) * (1 - (dx / (REACH + 1)) ** 2)
+            found[REACH + dy, REACH + dx] = found[REACH - dy, REACH - dx] = fade * related
+    return found
+
+
+def _lagged(v: Tensor, dy: int, dx: int) -> Tensor:
+    """Sum () of the products of all numbers of v (N, C, H, W) with those dy ≥ 0 rows and dx columns further."""
+    rows, columns = v.shape[2] - dy, v.shape[3] - abs(dx)
+    here = v[:, :, :rows, max(0, -dx) :][..., :columns]
+    return (here * v[:, :, dy:, max(0, dx) :][..., :columns]).sum()
+
+
+def _kernel(likeness: Tensor) -> Tensor:
+    """The symmetric kernel with which white noise becomes so alike: the root of the likeness's spectrum
+    (Wiener-Khinchin), cut off at REACH, of norm 1."""
+    centred = torch.fft.ifftshift(F.pad(likeness.double(), (REACH,) * 4))
+    root = torch.fft.fft2(centred).real.clamp_min(0).sqrt()
+    kernel = torch.fft.fftshift(torch.fft.ifft2(root).real)[REACH:-REACH, REACH:-REACH]
+    return (kernel / kernel.norm().clamp_min(1e-12)).float()
