@@ -103,7 +103,7 @@ ZOO = {
         f"morphogen train cyclevae-audio --data {SPOKEN} {TAKES} {SHORT} {CONVERTED} --set data.label=speaker "
         "--steps 7000 --set 'model.encoder={kind: maps, width: 24}' --set 'model.decoder={kind: maps, width: 24}' "
         "--set model.latent_dim=704 --set 'model.guess={width: 16, features: 64}' --set terms.kl.weight=1.1 "
-        "--set terms.cycle_kl.weight=1.1 --set terms.blind.weight=20 --set 'evaluate.samplers=[]' "
+        "--set terms.cycle_kl.weight=1.1 --set terms.blind.weight=20 "
         "--set train.evaluate_every=1000 --set 'model.critic={kind: patch, width: 24, downs: 3}' "
         "--set terms.domain.weight=3",
         FSDD,

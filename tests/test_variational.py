@@ -433,8 +433,8 @@ def test_a_prior_that_says_the_codes_again_is_not_the_best():
     assert api.best_prior({"narrow": scores["narrow"]}, "kid") == "narrow"  # there is no other
 
 
-def test_kernels_are_tried_asked_whether_they_copy_and_loaded_again(tmp_path):
-    settings = [*TINY_OF["vae-image"], "evaluate.samplers=[local]", "train.evaluate_every=20"]
+def test_kernels_and_grain_are_measured_at_the_end_and_loaded_again(tmp_path):
+    settings = [*TINY_OF["vae-image"], "evaluate.samplers=[local]", "train.evaluate_every=20", "sample.grain=1"]
     api.train("vae-image", "builtin:digits", out=tmp_path / "run", steps=20, settings=settings)
     priors = json.loads((tmp_path / "run" / "evaluation.json").read_text())["priors"]
     kernels = {name: found for name, found in priors.items() if name.startswith("local kernels ")}
@@ -443,7 +443,14 @@ def test_kernels_are_tried_asked_whether_they_copy_and_loaded_again(tmp_path):
     assert "copies" not in priors["trained"]
     options = load(tmp_path / "run").description.options["sampler"]
     assert options == {} or (options["kind"], options["local"]) == ("kernels", True)
-    assert len(load(tmp_path / "run").sample(3)) == 3
+    model = load(tmp_path / "run")
+    assert model.description.options["texture"] is True
+    texture = model.family.texture
+    assert texture.sizes.min() > 0
+    assert texture.kernel.norm().item() == pytest.approx(1, abs=1e-5)
+    grainy = model.sample(3)
+    model.description.sample["grain"] = 0.0
+    assert (grainy != model.sample(3)).mean() > 0.3
 
 
 def test_a_label_with_a_single_item_gets_the_mixture_of_all():

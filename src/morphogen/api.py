@@ -6,6 +6,7 @@ Order of a training: config → data → description (shape, classes) → networ
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -73,7 +74,7 @@ from morphogen.vocoding import ready_vocoder
 from morphogen.watch import Finding, merge
 
 FITTED = 30_000  # items whose codes a post-hoc prior is fitted to
-TEXTURED = 2000  # items whose errors the grain of samples is measured on
+TEXTURED, TEXTURED_NUMBERS = 2000, 20_000_000  # items, of so many numbers at most, that samples' grain is measured on
 MOST_ATTRIBUTES = 1000  # values of a label of which the model learns where they lie
 
 
@@ -386,6 +387,7 @@ def finish(
     if not (folder.model / "weights.safetensors").exists():
         raise MorphogenError(f"No evaluation of {folder.path} gave a finite score; lower the learning rates.")
     model, settings, priors = load(folder.path, networks), config.evaluate, None
+    model.description.sample = config.sample.model_dump(mode="json")  # it may have changed since the best step
     if isinstance(model.family, VAE):
         model, priors = choose_prior(model, data, scorer, config, display)
         model.save(folder.model)
@@ -432,7 +434,7 @@ def choose_prior(
     label = data.label if model.classes else None
     some = lambda d, most: Items(d, label, model.classes, device, model.modality).take(spaced(len(d), most))
     if config.sample.grain and family.has_texture:
-        raw, y = some(data.train, TEXTURED)
+        raw, y = some(data.train, max(20, min(TEXTURED, TEXTURED_NUMBERS // math.prod(family.modality.space))))
         family.learn_texture(model.modality.encode(raw), y, config.train.seed)
         model.description.options["texture"] = True
     train, heldout = some(data.train, FITTED), some(data.heldout, FITTED)

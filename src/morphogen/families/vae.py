@@ -125,7 +125,7 @@ class VAE(Family):
         )
         self.prior: Any = own.get("prior") or self._prior(options.prior)
         self.sampler = self._prior(options.sampler) if options.sampler else None
-        self.texture = Texture() if options.texture else None
+        self.texture = Texture(space[0]) if options.texture and self.has_texture else None
         self.top_dim = top
         self.latent_dim = self.ladder.latent_dim if self.ladder else top
         self.register_buffer("scale", torch.ones(()))
@@ -267,24 +267,27 @@ class VAE(Family):
         if not grain or not isinstance(p, Drawable):
             return p.mode()
         mode = p.mode()
-        u = rows_of_noise(z, mode[0].numel()).view_as(mode)
-        return p.grainy(u, grain) if self.texture is None else (mode + grain * self.texture(mode, u)).clamp(-1, 1)
+        if self.texture is None:
+            return p.grainy(rows_of_noise(z, mode[0].numel()).view_as(mode), grain)
+        return (mode + grain * self.texture(mode, rows_of_noise(z, self.texture.numbers(mode)))).clamp(-1, 1)
 
     @property
     def has_texture(self) -> bool:
         """Whether what its means leave out can be measured: of pictures, by a density of one scale."""
-        return issubclass(self.density, Density) and len(self.modality.space) == 3
+        own = hasattr(self.decoder, "likelihood")
+        return issubclass(self.density, Density) and len(self.modality.space) == 3 and not own
 
     @torch.no_grad()
     def learn_texture(self, x: Tensor, y: Tensor | None, seed: int) -> None:
         """Measure what the decoder's means leave out of items x (N, *space), by one random code of each."""
-        means = [
-            self.likelihood(self.explain(self.encoder(part, label), label, noise).output).mode()
-            for start, part, label in chunks(x, y)
-            for noise in [self.noise(len(part), seed_of(seed, start)).to(x.device)]
-        ]
-        self.texture = Texture().to(x.device)
-        self.texture.learn(torch.cat(means), x.float())
+        means, seen = [], []
+        for start, part, label in chunks(x, y):
+            part = self._seen(part, seed_of(seed, start))
+            noise = self.noise(len(part), seed_of(seed, start)).to(x.device)
+            means.append(self.likelihood(self.explain(self.encoder(part, label), label, noise).output).mode())
+            seen.append(part.float())
+        self.texture = Texture(x.shape[1]).to(x.device)
+        self.texture.learn(torch.cat(means), torch.cat(seen))
 
     def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None) -> Tensor:
         prior: Any = self.prior if self.sampler is None else self.sampler
