@@ -387,8 +387,8 @@ def finish(
     if not (folder.model / "weights.safetensors").exists():
         raise MorphogenError(f"No evaluation of {folder.path} gave a finite score; lower the learning rates.")
     model, settings, priors = load(folder.path, networks), config.evaluate, None
-    model.description.sample = config.sample.model_dump(mode="json")  # it may have changed since the best step
     if isinstance(model.family, VAE):
+        model.description.sample = config.sample.model_dump(mode="json")  # it may have changed since the best step
         model, priors = choose_prior(model, data, scorer, config, display)
         model.save(folder.model)
     display.note("evaluating the best model")

@@ -9,11 +9,11 @@ Shapes: B batch · N items · C channels · H, W size
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from morphogen.objectives.likelihoods import normal_quantile
 
 BINS = 64  # of the levels between -1 and 1
 REACH = 3  # pixels to each side, beyond which errors count as unrelated
@@ -54,8 +54,7 @@ class Texture(nn.Module):
         """Noise (B, C, H, W) for means (B, C, H, W), out of `numbers` between 0 and 1 an item, u (B, numbers)."""
         channels, height, width = mean.shape[1:]
         with torch.autocast(mean.device.type, enabled=False):
-            white = math.sqrt(2) * torch.erfinv((2 * u.float() - 1).clamp(-1 + 1e-6, 1 - 1e-6))
-            white = white.view(-1, channels, height + 2 * REACH, width + 2 * REACH)
+            white = normal_quantile(u.float()).view(-1, channels, height + 2 * REACH, width + 2 * REACH)
             mixed = torch.einsum("ij,bjhw->bihw", self.mixing.float(), white)
             kernel = self.kernel.float().expand(channels, 1, -1, -1)
             return self.sizes[_bins(mean)] * F.conv2d(mixed, kernel, groups=channels)
@@ -90,9 +89,8 @@ def _mixing(error: Tensor, size: Tensor) -> Tensor:
     related, expected = (torch.einsum("nihw,njhw->ij", v.double(), v.double()) for v in (error, size))
     covariance = related / expected.clamp_min(1e-12)
     scale = covariance.diagonal().clamp_min(1e-12).rsqrt()
-    return torch.linalg.cholesky(
-        covariance * scale[:, None] * scale + 1e-4 * torch.eye(len(scale), device=scale.device)
-    ).float()
+    correlation = covariance * scale[:, None] * scale
+    return torch.linalg.cholesky(correlation + 1e-4 * torch.eye(len(scale), device=scale.device)).float()
 
 
 def _kernel(likeness: Tensor) -> Tensor:

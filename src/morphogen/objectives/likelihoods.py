@@ -26,6 +26,11 @@ HALF_BIN = 1 / (LEVELS - 1)  # half the distance between two levels in [-1, 1]
 SMALLEST_SCALE = math.exp(-6)  # of the densities: below it the likelihood of flat pictures grows without end
 
 
+def normal_quantile(u: Tensor) -> Tensor:
+    """Standard normal numbers out of numbers u between 0 and 1, of any shape; cut off at 4.9 deviations."""
+    return math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-6, 1 - 1e-6))
+
+
 class Drawable:
     """A likelihood whose samples are its quantiles at random numbers."""
 
@@ -111,7 +116,7 @@ class Gaussian(Density):
         return (x - self.mean).detach().square().mean().sqrt().clamp_min(SMALLEST_SCALE)
 
     def quantile(self, u: Tensor) -> Tensor:
-        return self.mean + self.scale * math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-6, 1 - 1e-6))
+        return self.mean + self.scale * normal_quantile(u)
 
 
 class Laplace(Density):
