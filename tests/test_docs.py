@@ -36,7 +36,7 @@ from morphogen.health import cycle_findings
 from morphogen.metrics.extractors import RandomFeatures
 from morphogen.modalities import Audio, Image, Points
 from morphogen.nets.ladder import Layer
-from morphogen.nets.priors import PRIORS, Coupling
+from morphogen.nets.priors import PRIORS, Coupling, LocalKernels
 from morphogen.nets.text import TEXT_DECODERS, TEXT_ENCODERS
 from morphogen.nets.vocoder import InverseSTFT, mel_filters
 from morphogen.nets.whitening import LEAST, WhitenedEncoder
@@ -1055,6 +1055,19 @@ def spectral_distance():
 
 
 adv, var, cvae = "objectives.adversarial.", "objectives.variational.", "families.cycle_vae.CycleVAE."
+
+
+def local_kernels():
+    """Six codes in two kinds of three that look alike; a mean over six normal densities."""
+    codes, kinds = torch.randn(6, 2, generator=torch.Generator().manual_seed(5)), torch.arange(6) % 2
+    prior = LocalKernels(2, (), 0, kernels=6, width=0.7, near=3)
+    prior.set_codes(codes, None, kinds[:, None].float())
+    spread = [0.49 * torch.cov(codes[kinds == k].T) + prior.thin * torch.eye(2) for k in (0, 1)]
+    parts = [torch.distributions.MultivariateNormal(z, spread[k]) for z, k in zip(codes, kinds, strict=True)]
+    z = torch.randn(9, 2, generator=torch.Generator().manual_seed(6))
+    return prior.log_prob(z, None), torch.stack([part.log_prob(z).exp() for part in parts]).mean(0).log()
+
+
 FORMULAS = {
     adv + "relativistic_discriminator": lambda f: (f(REAL, FAKE), softplus(FAKE - REAL)),
     adv + "relativistic_generator": lambda f: (f(REAL, FAKE), softplus(REAL - FAKE)),
@@ -1126,6 +1139,7 @@ FORMULAS = {
     "nets.priors.Mixture.log_prob": lambda _: mixture_prior("mixture", normals(50, 4, 3), normals(51, 4, 3) / 2),
     "nets.priors.Vamp.components": lambda _: mixture_prior("vamp", normals(52, 4, 3), normals(53, 4, 3) / 2),
     "nets.priors.Flow.log_prob": lambda _: flow(),
+    "nets.priors.LocalKernels.log_prob": lambda _: local_kernels(),
     "nets.priors.Coupling.to_noise": lambda _: coupling(),
     "nets.whitening.WhitenedEncoder.whitened": lambda _: whitened(),
     "families.cycle_vae.CycleVAE.content": lambda _: content(),

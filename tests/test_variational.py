@@ -30,7 +30,7 @@ from morphogen.health import code_findings
 from morphogen.modalities import Image, Points
 from morphogen.model import load
 from morphogen.nets import PRIORS, build_network, initialise
-from morphogen.nets.priors import GaussianMixture, chosen, within_neighbourhoods
+from morphogen.nets.priors import GaussianMixture, LocalKernels, chosen, most_alike
 from morphogen.objectives import variational
 from morphogen.objectives.likelihoods import LIKELIHOODS
 from morphogen.objectives.variational import Normal, active_units, importance_bound, kl_term, mutual_information
@@ -324,9 +324,10 @@ def a_prior(kind: str, classes: int = 0, **options):
 @pytest.mark.parametrize("classes", [0, 2])
 def test_every_prior_integrates_to_one_and_draws_what_it_says(kind, classes):
     torch.manual_seed(7)
-    prior = a_prior("kernels", classes, local=True) if kind == "local" else a_prior(kind, classes)
+    prior = a_prior(kind, classes)
     if kind == "local":
-        prior.set_codes(torch.randn(1000, 2) * torch.tensor([1.0, 0.4]) + 1, torch.arange(1000) % 2)
+        codes = torch.randn(1000, 2) * torch.tensor([1.0, 0.4]) + 1
+        prior.set_codes(codes, torch.arange(1000) % 2, codes)
     for tensor in prior.parameters():
         tensor.data += (0.04 if kind == "flow" else 0.2) * torch.randn_like(tensor)
     side = torch.linspace(-9, 9, 301)
@@ -376,7 +377,11 @@ def two_blobs(n: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(rng.normal(size=(n, 2)) * [0.3, 1.0] + np.stack([side, np.zeros(n)], 1)).float()
 
 
-@pytest.mark.parametrize("fit", [fit_mixture, fit_flow, fit_kernels, fit_local])
+def local_by_codes(codes, y, heldout, heldout_y, classes):
+    return fit_local(codes, y, codes, classes)
+
+
+@pytest.mark.parametrize("fit", [fit_mixture, fit_flow, fit_kernels, local_by_codes])
 def test_fitted_priors_come_near_the_true_density(fit, monkeypatch):
     monkeypatch.setattr(posthoc, "FLOW_STEPS", 1600)  # of 4,000: near enough here
     codes, heldout = two_blobs(4000, 0), two_blobs(1000, 1)
@@ -405,26 +410,29 @@ def test_local_kernels_reach_along_the_codes_and_not_across():
     codes = torch.stack([along, side + 0.05 * torch.randn(3000, generator=generator)], 1)
     noise, pick = torch.randn(5000, 2, generator=generator), torch.rand(5000, generator=generator)
     off = {}
-    for local in (False, True):
-        prior = fit_kernels(codes[:2000], None, codes[2000:], None, 0, local=local)
+    for fit in (fit_kernels, local_by_codes):
+        prior = fit(codes[:2000], None, codes[2000:], None, 0)
         z = prior.draw(noise, pick, None, no_encoder)
-        off[local] = float((z[:, 1].abs() - 4).abs().mean())
-    assert off[True] < 0.1 < off[False]
+        off[fit] = float((z[:, 1].abs() - 4).abs().mean())
+    assert off[local_by_codes] < 0.15 < off[fit_kernels]
 
 
-def test_the_covariance_of_neighbourhoods_is_that_of_the_parts():
-    """Two far blobs of 1,000 codes, each of deviations 0.3 and 1: about the blobs' own covariance, whatever lies
-    between them; of pairs with a label each, exactly half the squared difference."""
-    codes = two_blobs(1000, 0)
-    found = within_neighbourhoods(codes, codes, None, 400)
-    assert found[0, 0].item() == pytest.approx(0.09, rel=0.3)
-    assert 0.4 < found[1, 1].item() < 1.1  # the nearest are nearer than any
-    assert abs(found[0, 1].item()) < 0.05
-    pair = torch.tensor([[0.0, 0.0], [2.0, 1.0], [9.0, 9.0], [9.0, 9.0]])
-    found = within_neighbourhoods(pair, pair, torch.tensor([0, 0, 1, 1]), 3)  # others' codes are no neighbours
-    assert torch.allclose(found.float(), torch.tensor([[4.0, 2.0], [2.0, 1.0]]) / 2 / 2)  # mean over both pairs
-    alone = within_neighbourhoods(pair, pair, torch.arange(4), 3)
-    assert torch.equal(alone, within_neighbourhoods(pair, pair, None, 3))
+def test_a_local_kernel_has_the_shape_of_the_codes_of_items_that_look_alike():
+    """Codes in one heap, items in two kinds: the kernel of an item is as wide as the codes of its own kind, of its own
+    label only, and no wider than it is said to be."""
+    codes, kinds = torch.randn(400, 3), torch.arange(400) % 2
+    codes[kinds == 0] *= torch.tensor([3.0, 0.1, 1.0])
+    prior = LocalKernels(3, (), 0, kernels=400, width=0.5, near=200)
+    prior.set_codes(codes, None, kinds[:, None].float())
+    assert prior.near[:, 0].tolist() == list(range(400))  # itself first, though many look the same
+    root = prior._roots(torch.tensor([0, 2]))
+    expected = 0.25 * torch.cov(codes[kinds == 0].T) + prior.thin * torch.eye(3)
+    assert torch.allclose(root @ root.mT, expected.expand(2, 3, 3), atol=1e-4)
+    z = prior.draw(torch.randn(4000, 3), torch.full((4000,), 2.5 / 400), None)
+    assert torch.allclose(z.mean(0), codes[2], atol=0.1)
+    assert torch.allclose(torch.cov(z.T), expected, atol=0.1, rtol=0.1)
+    near = most_alike(kinds[:5, None].float(), torch.tensor([0, 1, 0, 1, 2]), 3)
+    assert [set(row) for row in near.tolist()] == [{0, 2}, {1, 3}, {0, 2}, {1, 3}, {4}]
 
 
 def test_a_prior_that_says_the_codes_again_is_not_the_best():
@@ -438,11 +446,11 @@ def test_kernels_and_grain_are_measured_at_the_end_and_loaded_again(tmp_path):
     api.train("vae-image", "builtin:digits", out=tmp_path / "run", steps=20, settings=settings)
     priors = json.loads((tmp_path / "run" / "evaluation.json").read_text())["priors"]
     kernels = {name: found for name, found in priors.items() if name.startswith("local kernels ")}
-    assert len(kernels) == len(posthoc.FINER)
+    assert len(kernels) == len(posthoc.LOCAL_WIDTHS)
     assert all(type(found["copies"]) is bool for found in kernels.values())
     assert "copies" not in priors["trained"]
     options = load(tmp_path / "run").description.options["sampler"]
-    assert options == {} or (options["kind"], options["local"]) == ("kernels", True)
+    assert options == {} or options["kind"] == "local"
     model = load(tmp_path / "run")
     assert model.description.options["texture"] is True
     texture = model.family.texture

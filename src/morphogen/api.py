@@ -63,8 +63,7 @@ from morphogen.model import (
     start_from,
     weights_hash,
 )
-from morphogen.nets.priors import Kernels
-from morphogen.posthoc import candidates, fit_domains, top_codes
+from morphogen.posthoc import candidates, fit_domains, top_codes, views_of
 from morphogen.precision import choose, made_with
 from morphogen.recipes import RECIPES
 from morphogen.report import write_report
@@ -437,19 +436,20 @@ def choose_prior(
         raw, y = some(data.train, max(20, min(TEXTURED, TEXTURED_NUMBERS // math.prod(family.modality.space))))
         family.learn_texture(model.modality.encode(raw), y, config.train.seed)
         model.description.options["texture"] = True
-    train, heldout = some(data.train, FITTED), some(data.heldout, FITTED)
-    flows = family.wants_flow
-    train, heldout = (top_codes(family, raw, y, seed, not flows) for seed, (raw, y) in enumerate((train, heldout)))
+    items, flows = [some(d, FITTED) for d in (data.train, data.heldout)], family.wants_flow
+    train, heldout = (top_codes(family, raw, y, seed, not flows) for seed, (raw, y) in enumerate(items))
     if flows:
         model.description.options["flow"] = fit_domains(family, train, heldout)
         priors: Any = [("flow of each domain", {}, None)]  # the only one that fits: the code is its noise
     else:
-        priors = candidates(family, train, heldout, list(config.evaluate.samplers))
+        names = list(config.evaluate.samplers)
+        views = views_of(family, items[0][0], train[0]) if "local" in names else None
+        priors = candidates(family, train, heldout, views, names)
     criterion = "fid" if len(data.heldout) >= ENOUGH_FOR_FID else "kid"
     scores, found = {}, {}
     for name, options, prior in priors:
         found[name], family.sampler = (options, prior), prior
-        count, holds = config.evaluate.samples, isinstance(prior, Kernels)  # holds training items' codes
+        count, holds = config.evaluate.samples, prior is not None and prior.holds_codes
         samples = model.modality.raw(model.sample(max(count, MOST) if holds else count, config.train.seed))
         here = scorer(samples[:count])
         scores[name] = {"fid": here["fid"], "kid": here["kid"]}

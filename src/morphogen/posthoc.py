@@ -17,17 +17,19 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Fit
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from morphogen.families.base import chunks, seed_of
 from morphogen.families.vae import VAE
-from morphogen.nets.priors import Flow, GaussianMixture, Kernels
+from morphogen.nets.priors import PRIORS, Flow, GaussianMixture, Kernels, LocalKernels
 
 COMPONENTS = (1, 10, 20, 50, 100)  # of a mixture, for all labels together
 ENOUGH = 5  # codes a component must have for each latent dimension
 FLOW = {"depth": 8, "hidden": 128}
 MOST_KERNELS, WIDTHS = 5000, (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FINER = (1.0, 0.7, 0.6, 0.5, 0.42, 0.35)
-WIDER = (1.0, 1.2, 1.4, 1.7)  # of kernels that leave the codes where they are
+ALIKE, LOCAL_WIDTHS = 16, (1.2, 1.0, 0.9, 0.8, 0.7, 0.6)  # items most alike, of local kernels; their widths
+COARSE = 16  # pixels a side: at this size pictures are compared
 FLOW_STEPS, FLOW_BATCH, FLOW_CHECK = 4000, 512, 200
 
 
@@ -93,28 +95,42 @@ def fit_flow(codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor
     return flow
 
 
-def fit_kernels(
-    codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor | None, classes: int, local: bool = False
-) -> Kernels:
+def fit_kernels(codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor | None, classes: int) -> Kernels:
     """Kernels on codes (N, Z), at most `MOST_KERNELS` of them; the width by held-out likelihood."""
     some = spread_over(len(codes), MOST_KERNELS)
-    prior = Kernels(codes.shape[1], (), classes, kernels=len(some), local=local)
+    prior = Kernels(codes.shape[1], (), classes, kernels=len(some))
     prior.set_codes(codes[some], None if y is None else y[some])
     return max(
-        (of_width(prior, width) for width in (*WIDTHS, *(WIDER if local else ()))),
+        (of_width(prior, width) for width in WIDTHS),
         key=lambda one: float(one.log_prob(heldout, heldout_y).mean()),
     )
 
 
-def fit_local(codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Tensor | None, classes: int) -> Kernels:
-    """Kernels that have the shape of the neighbourhoods of the codes, in place of that of all codes."""
-    return fit_kernels(codes, y, heldout, heldout_y, classes, local=True)
+def fit_local(codes: Tensor, y: Tensor | None, views: Tensor, classes: int) -> LocalKernels:
+    """Kernels on codes (N, Z), at most `MOST_KERNELS` of them, of the shape of the codes of items that look alike by
+    their views (N, V); of width 1."""
+    some = spread_over(len(codes), MOST_KERNELS)
+    prior = LocalKernels(codes.shape[1], (), classes, kernels=len(some), near=min(ALIKE + 1, len(some)))
+    prior.set_codes(codes[some], None if y is None else y[some], views[some])
+    return prior
 
 
-def of_width(prior: Kernels, width: float) -> Kernels:
+@torch.no_grad()
+def views_of(family: VAE, raw: Tensor, codes: Tensor) -> Tensor:
+    """What says how alike raw items (N, *item) with codes (N, Z) are: pictures (N, V) at `COARSE` pixels a side, since
+    a small shift must not make the same thing another; anything else by its codes."""
+    space = family.modality.space
+    if len(space) != 3:
+        return codes
+    size = [min(side, COARSE) for side in space[1:]]
+    parts = (family.modality.encode(part).float() for _, part, _ in chunks(raw, None, 500))
+    return torch.cat([adaptive_avg_pool2d(x, size).flatten(1).cpu() for x in parts])
+
+
+def of_width(prior: Any, width: float) -> Any:
     """The same kernels, of another width."""
-    other = Kernels(len(prior.mean), (), int(prior.labels is not None), kernels=len(prior.centres), width=width,
-                    local=prior.local)  # fmt: skip
+    options = {**options_of("", prior), "width": width}
+    other = PRIORS[options.pop("kind")](prior.centres.shape[1], (), int(prior.labels is not None), **options)
     other.load_state_dict(prior.state_dict())
     return other
 
@@ -124,12 +140,12 @@ def spread_over(count: int, most: int) -> list[int]:
     return [i * count // min(count, most) for i in range(min(count, most))]
 
 
-def finer(prior: Kernels) -> Iterator[tuple[str, Kernels]]:
-    """The kernels as they are, and narrower ones, by name: what is likely among codes need not look best. Whether they
-    say the codes again is seen by their samples (`api.best_prior`)."""
-    for share in FINER:
-        other = of_width(prior, share * prior.width)
-        yield f"{'local ' * prior.local}kernels {other.width:.2g}", other
+def finer(prior: Any) -> Iterator[tuple[str, Any]]:
+    """Kernels of several widths, by name: what is likely among codes need not look best. Whether they say the codes
+    again is seen by their samples (`api.best_prior`)."""
+    local = isinstance(prior, LocalKernels)
+    for width in LOCAL_WIDTHS if local else [share * prior.width for share in FINER]:
+        yield f"{'local ' * local}kernels {width:.2g}", of_width(prior, width)
 
 
 FITS: dict[str, Callable[..., Any]] = {"gmm": fit_mixture, "flow": fit_flow, "kernels": fit_kernels, "local": fit_local}
@@ -145,8 +161,10 @@ def fit_domains(family: Any, train: Coded, heldout: Coded) -> dict[str, Any]:
 
 def options_of(name: str, prior: Any) -> dict[str, Any]:
     """What `model.sampler` must say to build a fitted prior again."""
+    if isinstance(prior, LocalKernels):
+        return {"kind": "local", "kernels": len(prior.centres), "width": prior.width, "near": prior.near.shape[1]}
     if isinstance(prior, Kernels):
-        return {"kind": "kernels", "kernels": len(prior.centres), "width": prior.width, "local": prior.local}
+        return {"kind": "kernels", "kernels": len(prior.centres), "width": prior.width}
     return {"kind": name} | (FLOW if name == "flow" else {"components": int(prior.weights.shape[1])})
 
 
@@ -155,15 +173,16 @@ Coded = tuple[Tensor, Tensor | None]
 
 
 def candidates(
-    family: VAE, train: Coded, heldout: Coded, names: list[str]
+    family: VAE, train: Coded, heldout: Coded, views: Tensor | None, names: list[str]
 ) -> Iterator[tuple[str, dict[str, Any], Any]]:  # fmt: skip
     """(name, options, prior) of each prior that can make samples: the trained one (None), then those fitted here to
-    the codes of training items."""
+    the codes of training items, whose `views_of` 'local' needs."""
     if family.options.posterior == "normal" or not names:
         yield "trained", {}, None
     for name in names:
-        fitted = FITS[name](*train, *heldout, family.code_classes)
-        for called, prior in finer(fitted) if isinstance(fitted, Kernels) else [(name, fitted)]:
+        how = (*train, views) if name == "local" else (*train, *heldout)
+        fitted = FITS[name](*how, family.code_classes)
+        for called, prior in finer(fitted) if fitted.holds_codes else [(name, fitted)]:
             yield called, options_of(name, prior), prior.requires_grad_(False).eval().to(family.device)
 
 

@@ -437,7 +437,7 @@ def _check_kinds(options: VAEOptions, rank: int) -> None:
     if options.posterior == "point" and "ladder" in kinds:
         raise UsageError("An autoencoder with point codes has one latent layer; set another kind than ladder.")
     kind = options.prior.get("kind", "normal")
-    trained = [name for name in PRIORS if name not in ("gmm", "kernels")]  # those are fitted afterwards
+    trained = [name for name in PRIORS if name not in ("gmm", "kernels", "local")]  # those are fitted afterwards
     if kind not in trained:
         raise UsageError(
             f"No prior '{kind}' is trained with a VAE; there are {', '.join(trained)}.{near(kind, trained)}"

@@ -24,9 +24,11 @@ Encode = Callable[[Tensor, Tensor | None], Normal]
 
 
 class Prior(Block):
-    """closed: whether the KL from a normal posterior to it has a closed form."""
+    """closed: whether the KL from a normal posterior to it has a closed form.
+    holds_codes: whether those of training items are in it, so that its samples may be copies."""
 
     closed = False
+    holds_codes = False
     ranks = (1, 2, 3)
 
     def reset_own_parameters(self) -> None:
@@ -244,16 +246,13 @@ class Kernels(Prior):
 
     All kernels have the codes' covariance times width², and the codes are drawn to their mean so that the whole keeps
     mean and covariance (West 1993): at width 1 it is one normal distribution, near 0 it says the codes again.
-    local: the covariance is that within neighbourhoods, so that a kernel reaches along the codes and not across what
-    lies empty between them (after Vincent & Bengio 2003, with one shape for all), and no code is drawn to the mean.
     """
 
-    def __init__(
-        self, latent_dim: int, space: Space, classes: int = 0, *, kernels: int = 1000, width: float = 0.5,
-        local: bool = False,
-    ):  # fmt: skip
+    holds_codes = True
+
+    def __init__(self, latent_dim: int, space: Space, classes: int = 0, *, kernels: int = 1000, width: float = 0.5):
         super().__init__()
-        self.width, self.local, self.shrunk = width, local, 1.0 if local else math.sqrt(1 - width**2)
+        self.width, self.shrunk = width, math.sqrt(1 - width**2)
         self.register_buffer("centres", torch.zeros(kernels, latent_dim))  # codes as noise: mean 0, covariance 1
         self.register_buffer("labels", torch.zeros(kernels, dtype=torch.long) if classes else None)
         self.register_buffer("mean", torch.zeros(latent_dim))
@@ -267,8 +266,6 @@ class Kernels(Prior):
         """Put the kernels on codes (N, Z) with labels (N,)."""
         self.mean.copy_(codes.mean(0))
         self.factor.copy_(_root(torch.cov(codes.double().T)))
-        if self.local:
-            self.factor.copy_(_root(within_neighbourhoods(codes, self._white(codes), y)))
         self.centres.copy_(self._white(codes))
         if self.labels is not None and y is not None:
             self.labels.copy_(y)
@@ -276,46 +273,121 @@ class Kernels(Prior):
     def _white(self, z: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self.factor, (z - self.mean).T, upper=False).T
 
-    def _groups(self, y: Tensor | None, count: int) -> list[tuple[Tensor, Tensor]]:
-        """(rows of `count` items, the centres (n, Z) of their label) for each label; of one without any, all."""
-        if self.labels is None or y is None:
-            return [(torch.arange(count, device=self.mean.device), self.centres)]
-        own = {k: self.centres[self.labels == k] for k in y.unique().tolist()}
-        return [((y == k).nonzero()[:, 0], some if len(some) else self.centres) for k, some in own.items()]
-
     def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
         white, out, size = self._white(z), torch.empty(len(z), device=z.device), z.shape[1]
-        for rows, centres in self._groups(y, len(z)):
-            apart = torch.cdist(white[rows], self.shrunk * centres).square() / (2 * self.width**2)
-            out[rows] = (-apart).logsumexp(1) - math.log(len(centres))
+        for rows, own in groups(self.labels, len(self.centres), y, len(z)):
+            apart = torch.cdist(white[rows], self.shrunk * self.centres[own]).square() / (2 * self.width**2)
+            out[rows] = (-apart).logsumexp(1) - math.log(len(own))
         scale = self.factor.diagonal().log().sum() + size * math.log(self.width * math.sqrt(2 * math.pi))
         return out - scale
 
     def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
-        white = self.width * noise
-        for rows, centres in self._groups(y, len(noise)):
-            index = (pick[rows] * len(centres)).long().clamp_max(len(centres) - 1)
-            white[rows] += self.shrunk * centres[index]
+        white = self.width * noise + self.shrunk * self.centres[picked(self.labels, len(self.centres), pick, y)]
         return white @ self.factor.T + self.mean
 
 
-NEIGHBOURS, OTHER = 8, 1e6  # and a distance beyond all others, to codes of another label
+ROWS = 50  # kernels whose shapes are in memory at once
+THIN = 1e-3  # of the codes' mean variance: what every direction has at least, so that kernels are densities
 
 
-def within_neighbourhoods(codes: Tensor, white: Tensor, y: Tensor | None, most: int = NEIGHBOURS) -> Tensor:
-    """The covariance (Z, Z) of codes (N, Z) about those near to them: half the mean product of the differences of each
-    to its `most` nearest, by distances of `white` (N, Z), of its own label y (N,); of any, where no two share one."""
-    count = min(most, len(codes) - 1)
-    differences = []
-    for start in range(0, len(codes), 500):
-        apart = torch.cdist(white[start : start + 500], white)
+class LocalKernels(Prior):
+    """A normal kernel on each of many codes, as wide in each direction as the codes of the items most alike to its
+    own: it reaches along the codes, and not across what lies empty between them; never trained by gradient.
+
+    p(z) = mean over i of N(z; zᵢ, width²·Cᵢ + thin·I), Cᵢ the covariance of zᵢ and the codes of the M − 1 items most
+    alike to item i (manifold Parzen windows, Vincent & Bengio 2003, eq. 3 to 5, by likeness of items, not of codes).
+    near (N, M): those items' numbers, i first.
+    """
+
+    holds_codes = True
+
+    def __init__(
+        self, latent_dim: int, space: Space, classes: int = 0, *, kernels: int = 1000, width: float = 1.0,
+        near: int = 17,
+    ):  # fmt: skip
+        super().__init__()
+        self.width = width
+        self.register_buffer("centres", torch.zeros(kernels, latent_dim))
+        self.register_buffer("near", torch.zeros(kernels, near, dtype=torch.int32))
+        self.register_buffer("labels", torch.zeros(kernels, dtype=torch.long) if classes else None)
+        self.register_buffer("thin", torch.ones(()))
+        self.centres: Tensor
+        self.near: Tensor
+        self.labels: Tensor | None
+        self.thin: Tensor
+
+    def set_codes(self, codes: Tensor, y: Tensor | None, views: Tensor) -> None:
+        """Put the kernels on codes (N, Z) with labels (N,) of items that are the more alike, the nearer their views
+        (N, V) are. Where a label has fewer than M items, an item stands in for those missing."""
+        self.centres.copy_(codes)
+        self.near.copy_(most_alike(views, y, self.near.shape[1]))
+        self.thin.copy_(THIN * codes.var(0).mean() + 1e-12)
+        if self.labels is not None and y is not None:
+            self.labels.copy_(y)
+
+    def _roots(self, index: Tensor) -> Tensor:
+        """L (n, Z, Z) of the kernels `index` (n,): their covariances are L Lᵀ."""
+        about = self.centres[self.near[index].long()].double()
+        about = about - about.mean(1, keepdim=True)
+        thin = self.thin.double() * torch.eye(about.shape[2], dtype=torch.double, device=about.device)
+        covariance = self.width**2 * about.mT @ about / max(1, about.shape[1] - 1) + thin
+        return torch.linalg.cholesky(covariance).float()
+
+    def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        out = torch.full((len(z),), -torch.inf, device=z.device)
+        for rows, own in groups(self.labels, len(self.centres), y, len(z)):
+            for part in own.split(ROWS):
+                root, offset = self._roots(part), z[rows] - self.centres[part, None]  # (n, B, Z)
+                white = torch.linalg.solve_triangular(root, offset.mT, upper=False)
+                each = -0.5 * white.square().sum(1) - root.diagonal(dim1=1, dim2=2).log().sum(1, keepdim=True)
+                out[rows] = torch.logaddexp(out[rows], each.logsumexp(0))
+            out[rows] -= math.log(len(own))
+        return out - 0.5 * z.shape[1] * math.log(2 * math.pi)
+
+    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        index = picked(self.labels, len(self.centres), pick, y)
+        parts = zip(index.split(ROWS), noise.split(ROWS), strict=True)
+        spread = torch.cat([(self._roots(i) @ e[:, :, None]).squeeze(2) for i, e in parts])
+        return self.centres[index] + spread
+
+
+def groups(labels: Tensor | None, kernels: int, y: Tensor | None, count: int) -> list[tuple[Tensor, Tensor]]:
+    """(rows of `count` items, the kernels of their label) for each label in y (count,), of one without any, and where
+    there are no labels, all."""
+    device = None if y is None else y.device
+    everyone = torch.arange(kernels, device=device if labels is None else labels.device)
+    if labels is None or y is None:
+        return [(torch.arange(count, device=everyone.device), everyone)]
+    own = {k: everyone[labels == k] for k in y.unique().tolist()}
+    return [((y == k).nonzero()[:, 0], some if len(some) else everyone) for k, some in own.items()]
+
+
+def picked(labels: Tensor | None, kernels: int, pick: Tensor, y: Tensor | None) -> Tensor:
+    """The kernels (B,) that numbers `pick` (B,) between 0 and 1 fall on, of those of the labels y (B,)."""
+    index = torch.zeros(len(pick), dtype=torch.long, device=pick.device)
+    for rows, own in groups(labels, kernels, y, len(pick)):
+        rows, own = rows.to(pick.device), own.to(pick.device)
+        index[rows] = own[(pick[rows] * len(own)).long().clamp_max(len(own) - 1)]
+    return index
+
+
+OTHER = 1e6  # a distance beyond all others, to items of another label
+
+
+def most_alike(views: Tensor, y: Tensor | None, most: int) -> Tensor:
+    """(N, most) numbers of the items whose views (N, V) are nearest to each, itself first, of its own label y (N,);
+    itself again where there are no more."""
+    found = []
+    for start in range(0, len(views), 500):
+        rows = torch.arange(start, min(start + 500, len(views)), device=views.device)
+        apart = torch.cdist(views[rows], views)
         if y is not None:
-            apart = apart + OTHER * (y[start : start + 500, None] != y)
-        far, near = apart.topk(count + 1, largest=False)
-        each = codes[start : start + 500, None] - codes[near[:, 1:]]  # the nearest is itself
-        differences.append(each[far[:, 1:] < OTHER])
-    d = torch.cat(differences).double()
-    return d.T @ d / (2 * len(d)) if len(d) else within_neighbourhoods(codes, white, None, most)
+            apart = apart + OTHER * (y[rows, None] != y)
+        apart[torch.arange(len(rows)), rows] = -1.0  # itself, also where another is the same
+        far, near = apart.topk(min(most, len(views)), largest=False)
+        near = torch.where(far < OTHER, near, rows[:, None])
+        found.append(torch.cat([near, rows[:, None].expand(-1, most - near.shape[1])], 1))
+    return torch.cat(found)
 
 
 def _root(covariance: Tensor) -> Tensor:
@@ -340,5 +412,5 @@ def _format(x: Tensor) -> torch.memory_format:
 
 PRIORS: dict[str, Any] = {
     "normal": StandardNormal, "mixture": Mixture, "vamp": Vamp, "flow": Flow, "gmm": GaussianMixture,
-    "kernels": Kernels,
+    "kernels": Kernels, "local": LocalKernels,
 }  # fmt: skip
