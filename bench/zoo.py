@@ -84,10 +84,11 @@ ZOO = {
         FSDD,
     ),
     "vae-fsdd": (
-        f"morphogen train vae-audio --data {SPOKEN} {TAKES} {SHORT} --steps 5000 --set train.batch_size=64 "
-        "--set vocoder.source=zoo/gan-fsdd --set 'evaluate.samplers=[gmm, kernels, local]' --set sample.grain=1 "
+        f"morphogen train vae-audio --data {SPOKEN} {TAKES} {SHORT} --steps 9000 --set train.batch_size=64 "
+        "--set vocoder.source=zoo/gan-fsdd --set 'evaluate.samplers=[local]' --set sample.grain=1 "
         "--set model.latent_dim=132 --set 'model.encoder={kind: frames, width: 96, still: false}' "
-        "--set 'model.decoder={kind: frames, width: 112}' --set train.evaluate_every=500",
+        "--set 'model.decoder={kind: frames, width: 112}' --set train.evaluate_every=500 "
+        "--set augment.mode=fixed --set augment.probability=0.5 --set 'augment.policy=[gain, shift, stretch]'",
         FSDD,
     ),
     "cyclegan-fsdd": (

@@ -22,7 +22,7 @@ from torch.distributions import Laplace as TorchLaplace
 from torch.distributions import Normal as TorchNormal
 
 from morphogen import api, posthoc
-from morphogen.config import TermConfig
+from morphogen.config import AugmentConfig, TermConfig
 from morphogen.errors import UsageError
 from morphogen.families.base import Turn
 from morphogen.families.vae import VAE, VAEOptions
@@ -570,6 +570,22 @@ def test_the_decoder_is_asked_once_for_the_samples_of_one_encoding():
     x = torch.rand(150, 1, 16, 16) * 2 - 1
     list(family.nll(x, None, 20))
     assert sum(calls) == 150
+
+
+def test_a_vae_learns_from_changed_items_only_where_it_is_told_to():
+    x, turn = torch.rand(40, 1, 16, 16) * 2 - 1, Turn("autoencoder", 3, 0, {"reconstruction": 1.0})
+    batch, family = {"a": x, "label": torch.arange(40)}, image_vae()
+    for mode, changed in (("off", False), ("adaptive", False), ("fixed", True)):
+        family.augment = AugmentConfig(mode=mode, policy=["gain", "shift"], probability=0.5)
+        seen = family._varied(turn, batch)
+        assert seen["label"] is batch["label"]
+        assert torch.equal(seen["a"], x) is not changed
+        assert torch.equal(seen["a"], family._varied(turn, batch)["a"])  # a function of the step
+    moved = (seen["a"] != x).flatten(1).any(1).float().mean().item()
+    assert 0.5 < moved < 0.95  # each kind on half of them
+    assert seen["a"].abs().max() <= 1
+    points = {"a": torch.randn(40, 5) * 9}
+    assert family._varied(turn, points) is points
 
 
 def test_the_stored_scale_follows_the_optimal_one():

@@ -442,7 +442,7 @@ def choose_prior(
         model.description.options["flow"] = fit_domains(family, train, heldout)
         priors: Any = [("flow of each domain", {}, None)]  # the only one that fits: the code is its noise
     else:
-        names = list(config.evaluate.samplers)
+        names: list[str] = [*config.evaluate.samplers]
         views = views_of(family, items[0][0], train[0]) if "local" in names else None
         priors = candidates(family, train, heldout, views, names)
     criterion = "fid" if len(data.heldout) >= ENOUGH_FOR_FID else "kid"

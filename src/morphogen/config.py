@@ -97,7 +97,8 @@ Kind = Literal["translation", "cutout", "color", "flip", "gain", "shift", "stret
 
 
 class AugmentConfig(Section):
-    """What the discriminator sees of real and generated items alike (DiffAugment, ADA)."""
+    """What the discriminator sees of real and generated items alike (DiffAugment, ADA); where it is fixed, also what a
+    VAE learns from."""
 
     mode: Literal["off", "fixed", "adaptive"] = "adaptive"
     policy: list[Kind] = ["translation", "cutout", "color"]

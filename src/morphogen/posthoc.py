@@ -122,7 +122,7 @@ def views_of(family: VAE, raw: Tensor, codes: Tensor) -> Tensor:
     space = family.modality.space
     if len(space) != 3:
         return codes
-    size = [min(side, COARSE) for side in space[1:]]
+    size = min(space[1], COARSE), min(space[2], COARSE)
     parts = (family.modality.encode(part).float() for _, part, _ in chunks(raw, None, 500))
     return torch.cat([adaptive_avg_pool2d(x, size).flatten(1).cpu() for x in parts])
 

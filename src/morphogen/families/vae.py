@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from morphogen.config import AugmentConfig, Section, near
 from morphogen.errors import UsageError
+from morphogen.families.augment import augment
 from morphogen.families.base import CHUNK, Family, Turn, chunks, rows_of_noise, seed_of
 from morphogen.families.diagnosis import Activity
 from morphogen.nets import DECODERS, ENCODERS, PRIORS, build_network
@@ -98,7 +99,7 @@ class VAE(Family):
     terms = {"autoencoder": ("reconstruction", "kl", "iwae")}  # noqa: RUF012
     averaged = ("encoder", "decoder", "prior")
     criterion = "nelbo"
-    augmentations = ("off",)
+    augmentations = ("off", "fixed")
     blind: ClassVar[bool] = False  # whether encoder and prior do not see the label
 
     def __init__(
@@ -223,7 +224,15 @@ class VAE(Family):
     # ---- learning -------------------------------------------------------------------------------------------------
 
     def losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.bound(turn, batch)[0]
+        return self.bound(turn, self._varied(turn, batch))[0]
+
+    def _varied(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with its items changed by `augment.policy`, each kind with the chance `augment.probability`."""
+        x = batch["a"]
+        if self.augment.mode != "fixed" or x.dim() != 4:
+            return batch
+        x = augment(x, self.augment.policy, self.augment.start, turn.generator("augment", self.device))
+        return {**batch, "a": x.clamp(-1, 1)}
 
     def bound(
         self, turn: Turn, batch: dict[str, Tensor]
