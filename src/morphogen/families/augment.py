@@ -1,4 +1,4 @@
-"""Augmentation of what a discriminator sees, real and generated alike, differentiable.
+"""Augmentation of what a discriminator sees, real and generated alike, or a VAE learns from; differentiable.
 
 The kinds are DiffAugment's (Zhao et al. 2020), each put on an item with probability p (ADA, Karras et al. 2020), so
 that for p < 1 the generator cannot gain by making augmented items. x (B, C, H, W) in [-1, 1]; points are left alone.

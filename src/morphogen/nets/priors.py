@@ -241,24 +241,54 @@ class GaussianMixture(Prior):
         return self.means[group, index] + (self.factors[group, index] @ noise[:, :, None]).squeeze(2)
 
 
-class Kernels(Prior):
-    """A normal kernel on each of many codes, with labels on those of the label; never trained by gradient.
-
-    All kernels have the codes' covariance times width², and the codes are drawn to their mean so that the whole keeps
-    mean and covariance (West 1993): at width 1 it is one normal distribution, near 0 it says the codes again.
-    """
+class OnCodes(Prior):
+    """A kernel on each of many codes, with labels on those of the label; never trained by gradient."""
 
     holds_codes = True
 
-    def __init__(self, latent_dim: int, space: Space, classes: int = 0, *, kernels: int = 1000, width: float = 0.5):
+    def __init__(self, latent_dim: int, classes: int, kernels: int, width: float):
         super().__init__()
-        self.width, self.shrunk = width, math.sqrt(1 - width**2)
-        self.register_buffer("centres", torch.zeros(kernels, latent_dim))  # codes as noise: mean 0, covariance 1
+        self.width = width
+        self.register_buffer("centres", torch.zeros(kernels, latent_dim))
         self.register_buffer("labels", torch.zeros(kernels, dtype=torch.long) if classes else None)
-        self.register_buffer("mean", torch.zeros(latent_dim))
-        self.register_buffer("factor", torch.eye(latent_dim))  # covariance = L Lᵀ
         self.centres: Tensor
         self.labels: Tensor | None
+
+    def _put(self, centres: Tensor, y: Tensor | None) -> None:
+        """The kernels' centres (N, Z) and labels (N,)."""
+        self.centres.copy_(centres)
+        if self.labels is not None and y is not None:
+            self.labels.copy_(y)
+
+    def _groups(self, y: Tensor | None, count: int) -> list[tuple[Tensor, Tensor]]:
+        """(rows of `count` items, the kernels of their label) for each label in y (count,); of one without any kernel,
+        and where there are no labels, all kernels."""
+        device = self.centres.device
+        everyone = torch.arange(len(self.centres), device=device)
+        if self.labels is None or y is None:
+            return [(torch.arange(count, device=device), everyone)]
+        own = {k: everyone[self.labels == k] for k in y.unique().tolist()}
+        return [((y == k).nonzero()[:, 0], some if len(some) else everyone) for k, some in own.items()]
+
+    def _picked(self, pick: Tensor, y: Tensor | None) -> Tensor:
+        """The kernels (B,) that numbers `pick` (B,) between 0 and 1 fall on, of those of the labels y (B,)."""
+        index = torch.zeros(len(pick), dtype=torch.long, device=pick.device)
+        for rows, own in self._groups(y, len(pick)):
+            index[rows] = own[(pick[rows] * len(own)).long().clamp_max(len(own) - 1)]
+        return index
+
+
+class Kernels(OnCodes):
+    """Normal kernels of one shape, the codes' covariance times width²; the codes are drawn to their mean so that the
+    whole keeps mean and covariance (West 1993): at width 1 it is one normal distribution, near 0 it says the codes
+    again. The centres are codes as noise: of mean 0 and covariance 1.
+    """
+
+    def __init__(self, latent_dim: int, space: Space, classes: int = 0, *, kernels: int = 1000, width: float = 0.5):
+        super().__init__(latent_dim, classes, kernels, width)
+        self.shrunk = math.sqrt(1 - width**2)
+        self.register_buffer("mean", torch.zeros(latent_dim))
+        self.register_buffer("factor", torch.eye(latent_dim))  # covariance = L Lᵀ
         self.mean: Tensor
         self.factor: Tensor
 
@@ -266,23 +296,21 @@ class Kernels(Prior):
         """Put the kernels on codes (N, Z) with labels (N,)."""
         self.mean.copy_(codes.mean(0))
         self.factor.copy_(_root(torch.cov(codes.double().T)))
-        self.centres.copy_(self._white(codes))
-        if self.labels is not None and y is not None:
-            self.labels.copy_(y)
+        self._put(self._white(codes), y)
 
     def _white(self, z: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self.factor, (z - self.mean).T, upper=False).T
 
     def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
         white, out, size = self._white(z), torch.empty(len(z), device=z.device), z.shape[1]
-        for rows, own in groups(self.labels, len(self.centres), y, len(z)):
+        for rows, own in self._groups(y, len(z)):
             apart = torch.cdist(white[rows], self.shrunk * self.centres[own]).square() / (2 * self.width**2)
             out[rows] = (-apart).logsumexp(1) - math.log(len(own))
         scale = self.factor.diagonal().log().sum() + size * math.log(self.width * math.sqrt(2 * math.pi))
         return out - scale
 
     def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
-        white = self.width * noise + self.shrunk * self.centres[picked(self.labels, len(self.centres), pick, y)]
+        white = self.width * noise + self.shrunk * self.centres[self._picked(pick, y)]
         return white @ self.factor.T + self.mean
 
 
@@ -290,40 +318,31 @@ ROWS = 50  # kernels whose shapes are in memory at once
 THIN = 1e-3  # of the codes' mean variance: what every direction has at least, so that kernels are densities
 
 
-class LocalKernels(Prior):
-    """A normal kernel on each of many codes, as wide in each direction as the codes of the items most alike to its
-    own: it reaches along the codes, and not across what lies empty between them; never trained by gradient.
+class LocalKernels(OnCodes):
+    """Normal kernels, each as wide in each direction as the codes of the items most alike to its own: it reaches along
+    the codes, and not across what lies empty between them.
 
     p(z) = mean over i of N(z; zᵢ, width²·Cᵢ + thin·I), Cᵢ the covariance of zᵢ and the codes of the M − 1 items most
     alike to item i (manifold Parzen windows, Vincent & Bengio 2003, eq. 3 to 5, by likeness of items, not of codes).
     near (N, M): those items' numbers, i first.
     """
 
-    holds_codes = True
-
     def __init__(
         self, latent_dim: int, space: Space, classes: int = 0, *, kernels: int = 1000, width: float = 1.0,
         near: int = 17,
     ):  # fmt: skip
-        super().__init__()
-        self.width = width
-        self.register_buffer("centres", torch.zeros(kernels, latent_dim))
+        super().__init__(latent_dim, classes, kernels, width)
         self.register_buffer("near", torch.zeros(kernels, near, dtype=torch.int32))
-        self.register_buffer("labels", torch.zeros(kernels, dtype=torch.long) if classes else None)
         self.register_buffer("thin", torch.ones(()))
-        self.centres: Tensor
         self.near: Tensor
-        self.labels: Tensor | None
         self.thin: Tensor
 
     def set_codes(self, codes: Tensor, y: Tensor | None, views: Tensor) -> None:
         """Put the kernels on codes (N, Z) with labels (N,) of items that are the more alike, the nearer their views
         (N, V) are. Where a label has fewer than M items, an item stands in for those missing."""
-        self.centres.copy_(codes)
+        self._put(codes, y)
         self.near.copy_(most_alike(views, y, self.near.shape[1]))
         self.thin.copy_(THIN * codes.var(0).mean() + 1e-12)
-        if self.labels is not None and y is not None:
-            self.labels.copy_(y)
 
     def _roots(self, index: Tensor) -> Tensor:
         """L (n, Z, Z) of the kernels `index` (n,): their covariances are L Lᵀ."""
@@ -335,7 +354,7 @@ class LocalKernels(Prior):
 
     def log_prob(self, z: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
         out = torch.full((len(z),), -torch.inf, device=z.device)
-        for rows, own in groups(self.labels, len(self.centres), y, len(z)):
+        for rows, own in self._groups(y, len(z)):
             for part in own.split(ROWS):
                 root, offset = self._roots(part), z[rows] - self.centres[part, None]  # (n, B, Z)
                 white = torch.linalg.solve_triangular(root, offset.mT, upper=False)
@@ -345,30 +364,10 @@ class LocalKernels(Prior):
         return out - 0.5 * z.shape[1] * math.log(2 * math.pi)
 
     def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
-        index = picked(self.labels, len(self.centres), pick, y)
+        index = self._picked(pick, y)
         parts = zip(index.split(ROWS), noise.split(ROWS), strict=True)
         spread = torch.cat([(self._roots(i) @ e[:, :, None]).squeeze(2) for i, e in parts])
         return self.centres[index] + spread
-
-
-def groups(labels: Tensor | None, kernels: int, y: Tensor | None, count: int) -> list[tuple[Tensor, Tensor]]:
-    """(rows of `count` items, the kernels of their label) for each label in y (count,), of one without any, and where
-    there are no labels, all."""
-    device = None if y is None else y.device
-    everyone = torch.arange(kernels, device=device if labels is None else labels.device)
-    if labels is None or y is None:
-        return [(torch.arange(count, device=everyone.device), everyone)]
-    own = {k: everyone[labels == k] for k in y.unique().tolist()}
-    return [((y == k).nonzero()[:, 0], some if len(some) else everyone) for k, some in own.items()]
-
-
-def picked(labels: Tensor | None, kernels: int, pick: Tensor, y: Tensor | None) -> Tensor:
-    """The kernels (B,) that numbers `pick` (B,) between 0 and 1 fall on, of those of the labels y (B,)."""
-    index = torch.zeros(len(pick), dtype=torch.long, device=pick.device)
-    for rows, own in groups(labels, kernels, y, len(pick)):
-        rows, own = rows.to(pick.device), own.to(pick.device)
-        index[rows] = own[(pick[rows] * len(own)).long().clamp_max(len(own) - 1)]
-    return index
 
 
 OTHER = 1e6  # a distance beyond all others, to items of another label
