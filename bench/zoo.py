@@ -84,11 +84,18 @@ ZOO = {
         FSDD,
     ),
     "vae-fsdd": (
-        f"morphogen train vae-audio --data {SPOKEN} {TAKES} {SHORT} --steps 9000 --set train.batch_size=64 "
-        "--set vocoder.source=zoo/gan-fsdd --set 'evaluate.samplers=[local]' --set sample.grain=1 "
+        f"morphogen train vae-audio --data {SPOKEN} {TAKES} {SHORT} --steps 10000 --set train.batch_size=64 "
+        "--set vocoder.source=zoo/gan-fsdd --set 'evaluate.samplers=[local]' --set evaluate.content=digit+speaker "
         "--set model.latent_dim=132 --set 'model.encoder={kind: frames, width: 96, still: false}' "
-        "--set 'model.decoder={kind: frames, width: 112}' --set train.evaluate_every=500 "
-        "--set augment.mode=fixed --set augment.probability=0.5 --set 'augment.policy=[gain, shift, stretch]'",
+        "--set 'model.decoder={kind: frames, width: 112}' --set augment.mode=fixed --set augment.probability=0.5 "
+        "--set 'augment.policy=[gain, shift, stretch]' "
+        "--set 'model.critic={kind: projected, width: 24, most: 128, features: 64, side: 64}' "
+        "--set 'terms.adversarial={weight: 8000, start: 5500, warmup: 300}' --set 'terms.critic={start: 5500}' "
+        "--set 'terms.r1={weight: 0.00012, every: 4, start: 5500}' "
+        "--set 'terms.r2={weight: 0.00012, every: 4, start: 5500}' "
+        "--set 'players.discriminator={lr: 0.001, betas: [0.0, 0.99]}' "
+        "--set 'players.autoencoder={lr: 0.0005, betas: [0.5, 0.99]}' "
+        "--set train.evaluate_every=1000 --set train.decay_from=0.85",
         FSDD,
     ),
     "cyclegan-fsdd": (

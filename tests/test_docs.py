@@ -36,7 +36,7 @@ from morphogen.health import cycle_findings
 from morphogen.metrics.extractors import RandomFeatures
 from morphogen.modalities import Audio, Image, Points
 from morphogen.nets.ladder import Layer
-from morphogen.nets.priors import PRIORS, Coupling, LocalKernels
+from morphogen.nets.priors import PRIORS, Coupling, LastCodes, LocalKernels
 from morphogen.nets.text import TEXT_DECODERS, TEXT_ENCODERS
 from morphogen.nets.vocoder import InverseSTFT, mel_filters
 from morphogen.nets.whitening import LEAST, WhitenedEncoder
@@ -1061,11 +1061,20 @@ def local_kernels():
     """Six codes in two kinds of three that look alike; a mean over six normal densities."""
     codes, kinds = torch.randn(6, 2, generator=torch.Generator().manual_seed(5)), torch.arange(6) % 2
     prior = LocalKernels(2, (), 0, kernels=6, width=0.7, near=3)
-    prior.set_codes(codes, None, kinds[:, None].float())
+    prior.set_codes(codes, None, kinds[:, None].float(), None)
     spread = [0.49 * torch.cov(codes[kinds == k].T) + prior.thin * torch.eye(2) for k in (0, 1)]
     parts = [torch.distributions.MultivariateNormal(z, spread[k]) for z, k in zip(codes, kinds, strict=True)]
     z = torch.randn(9, 2, generator=torch.Generator().manual_seed(6))
     return prior.log_prob(z, None), torch.stack([part.log_prob(z).exp() for part in parts]).mean(0).log()
+
+
+def moved_codes():
+    """Five codes whose items all look different: 0 and the two most alike make its kernel."""
+    codes, noise = torch.randn(5, 3, generator=torch.Generator().manual_seed(7)), torch.randn(4, 3)
+    last = LastCodes(3, (1, 4, 4), kernels=5, width=0.7)
+    last.keep(codes, None, torch.arange(5.0).view(5, 1, 1, 1).expand(5, 1, 4, 4), 0)
+    about = codes[:3] - codes[:3].mean(0)
+    return last.draw(noise, torch.zeros(4), None), codes[0] + 0.7 * noise @ about / 2**0.5
 
 
 FORMULAS = {
@@ -1140,6 +1149,7 @@ FORMULAS = {
     "nets.priors.Vamp.components": lambda _: mixture_prior("vamp", normals(52, 4, 3), normals(53, 4, 3) / 2),
     "nets.priors.Flow.log_prob": lambda _: flow(),
     "nets.priors.LocalKernels.log_prob": lambda _: local_kernels(),
+    "nets.priors.LastCodes.draw": lambda _: moved_codes(),
     "nets.priors.Coupling.to_noise": lambda _: coupling(),
     "nets.whitening.WhitenedEncoder.whitened": lambda _: whitened(),
     "families.cycle_vae.CycleVAE.content": lambda _: content(),

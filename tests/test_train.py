@@ -379,6 +379,8 @@ def test_term_weights_at_known_points():
     lazy = TermConfig(weight=2, every=4)
     assert [term_weight(lazy, s, 100) for s in range(5)] == [8, 0, 0, 0, 8]
     assert [term_weight(TermConfig(warmup=4), s, 100) for s in (0, 1, 3, 50)] == [0.25, 0.5, 1, 1]
+    late = TermConfig(start=4, warmup=2, every=2)
+    assert [term_weight(late, s, 100) for s in (0, 2, 3, 4, 5, 6, 50)] == [0, 0, 0, 1, 0, 2, 2]
     assert [term_weight(TermConfig(until=3), s, 100) for s in (2, 3)] == [1, 0]
     assert [term_weight(TermConfig(weight=4, final=1), s, 100) for s in (0, 50, 100)] == pytest.approx([4, 2, 1])
 

@@ -38,7 +38,6 @@ from morphogen.evaluation import (
 )
 from morphogen.families import Family
 from morphogen.families.cycle_gan import CycleGAN
-from morphogen.families.gan import GAN
 from morphogen.families.vae import VAE
 from morphogen.health import data_findings
 from morphogen.judges import extractors_for, pictures_of, teacher_of
@@ -338,21 +337,22 @@ def let_teach(config: Config, family: Family, data: Data, display: Display) -> f
     begin = time.perf_counter()
     if isinstance(family, CycleGAN):
         let_hold_meaning(config, family, data, display)
-    elif isinstance(family, GAN) and family.wants_teacher:
+    elif family.taught is not None:
         let_see(family, data, display)
     return time.perf_counter() - begin
 
 
-def let_see(family: GAN, data: Data, display: Display) -> None:
+def let_see(family: Family, data: Data, display: Display) -> None:
     """Train a classifier of the label, and let the discriminator see by it."""
-    label, begin = data.evaluation_label(), time.perf_counter()
+    label, trunk, begin = data.evaluation_label(), family.taught, time.perf_counter()
+    assert trunk is not None
     if label is None or label not in data.heldout.labels or len(np.unique(data.train.labels[label])) < 2:
         raise UsageError(
             "A projected discriminator sees items as a classifier of their labels does, of two or more; set "
-            "data.label, or model.discriminator.kind=conv."
+            "data.label or evaluate.content, or another kind of discriminator, as conv."
         )
-    classifier = teacher_of(data, pictures_of(family.modality), label=label, seed=1)
-    family.teach(classifier.net)
+    classifier = teacher_of(data, pictures_of(family.modality), label=label, seed=1, side=trunk.largest)
+    trunk.learn(classifier.net.trunk)
     display.note(f"the discriminator sees by a {classifier.identity} ({time.perf_counter() - begin:.0f} s)")
 
 
@@ -443,8 +443,10 @@ def choose_prior(
         priors: Any = [("flow of each domain", {}, None)]  # the only one that fits: the code is its noise
     else:
         names: list[str] = [*config.evaluate.samplers]
-        views = views_of(family, items[0][0], train[0]) if "local" in names else None
-        priors = candidates(family, train, heldout, views, names)
+        likeness = None
+        if "local" in names:
+            likeness = views_of(family, items[0][0], train[0]), kinds_of(data, spaced(len(data.train), FITTED))
+        priors = candidates(family, train, heldout, likeness, names)
     criterion = "fid" if len(data.heldout) >= ENOUGH_FOR_FID else "kid"
     scores, found = {}, {}
     for name, options, prior in priors:
@@ -468,6 +470,14 @@ def choose_prior(
     if not flows:  # else no value of the label lies anywhere in particular
         model.description.attributes = attributes(train[0], data, spaced(len(data.train), FITTED))
     return model, scores
+
+
+def kinds_of(data: Data, rows: np.ndarray) -> torch.Tensor | None:
+    """The numbers (N,) of the values that these training items have of the label by which they are evaluated."""
+    name = data.evaluation_label()
+    if name is None:
+        return None
+    return torch.from_numpy(np.unique(np.asarray(data.train.labels[name], str)[rows], return_inverse=True)[1])
 
 
 def best_prior(scores: dict[str, dict[str, float]], criterion: str) -> str:

@@ -28,7 +28,6 @@ from morphogen.evaluation import (
     text_cycle,
 )
 from morphogen.families.critic import as_frequent
-from morphogen.families.gan import GAN
 from morphogen.families.vae import VAE
 from morphogen.health import code_findings, cycle_findings, prior_findings, sound_findings
 from morphogen.judges import extractor_for, extractors_for, pictures_of, plain_modality, seen_fingerprint, teacher_of
@@ -165,7 +164,7 @@ def evaluate_model(
         beside=through_codec(model.modality, data.train.data, count, seed), see=pictures_of(model.modality),
         family=model.description.family,
     )  # fmt: skip
-    if isinstance(model.family, GAN) and model.family.wants_teacher and extractors["a"].name == "classifier":
+    if model.family.taught is not None and extractors["a"].name == "classifier":
         result["notes"].append(SEES_ALIKE)
     show_galleries(result, samples, data.train.data, model.modality, galleries)
     add_modes(result, samples, data.train.spec)

@@ -71,6 +71,7 @@ class TermConfig(Section):
 
     weight: float = Field(default=1.0, description="factor of the term in its player's loss; 0 switches it off")
     every: int = Field(default=1, ge=1, description="computed at every n-th step only, then with n times the weight")
+    start: int = Field(default=0, ge=0, description="no weight before this step, where the warmup begins")
     warmup: int = Field(default=0, ge=0, description="the weight rises linearly from 0 during this many steps")
     cycle: int | None = Field(
         default=None, ge=2, description="every so many steps the weight rises anew, in half of them"

@@ -82,6 +82,7 @@ def load_data(config: Config) -> Data:
         how = how.model_copy(update={"length": space[0]}) if len(space) == 1 else how
     data = _domain(how, config.train.seed, sound)
     data.codec, data.content = load_codec(config, data.train.item_shape), config.evaluate.content
+    data.train, data.heldout = (part.with_label(data.content) for part in (data.train, data.heldout))
     if config.family == "cycle_vae" and config.data_b is not None:
         return _joined(data, config)
     if config.data_b is not None and config.data_b.source != NOISE:

@@ -17,7 +17,7 @@ from morphogen.families import Family
 from morphogen.loop import (
     Display,
 )
-from morphogen.metrics.classifier import train_classifier
+from morphogen.metrics.classifier import SIDE, train_classifier
 from morphogen.metrics.extractors import ClassifierFeatures, SeenAs, choose_extractor
 from morphogen.modalities import Audio, Image, Points, Text
 from morphogen.modalities.text import text_options
@@ -94,17 +94,17 @@ def extractors_for(
 
 def teacher_of(
     domain: Data, see: Callable[[np.ndarray], np.ndarray] | None = None, *, label: str, seed: int = 0,
-    wide: bool = False,
+    wide: bool = False, side: int = SIDE,
 ) -> ClassifierFeatures:  # fmt: skip
     """A classifier of a domain's label for a network to learn from, of items that it is shown as `see` makes them.
 
     wide: it is to know its classes in another domain, too.  seed: another one than 0, that of the scores' classifier,
-    where a network must not learn what the scores ask.
+    where a network must not learn what the scores ask.  side: the largest, in pixels, of the images that it sees.
     """
     precision, fingerprint, see = choose(), seen_fingerprint(domain.train, see), see or (lambda items: items)
     train, heldout = domain.train, domain.heldout
     return train_classifier(
         see(train.data), np.asarray(train.labels[label], str), see(heldout.data),
-        np.asarray(heldout.labels[label], str), fingerprint=fingerprint, seed=seed, wide=wide,
+        np.asarray(heldout.labels[label], str), fingerprint=fingerprint, seed=seed, wide=wide, side=side,
         autocast=precision.dtype != torch.float32, device=precision.device.type,
     )  # fmt: skip

@@ -33,13 +33,13 @@ def lr_factor(step: int, steps: int, train: TrainConfig) -> float:
 
 def term_weight(term: TermConfig, step: int, steps: int) -> float:
     """The weight of a term at `step`; 0 means that it is not computed. A lazy term counts `every` times as much."""
-    if step % term.every or (term.until is not None and step >= term.until):
+    if step % term.every or step < term.start or (term.until is not None and step >= term.until):
         return 0.0
     weight = term.weight
     if term.final is not None:
         weight *= (term.final / weight) ** min(1.0, step / steps) if weight else 0.0
     if term.warmup:
-        weight *= min(1.0, (step + 1) / term.warmup)
+        weight *= min(1.0, (step - term.start + 1) / term.warmup)
     if term.cycle:  # cyclical annealing (Fu et al. 2019, eq. 6, R = 0.5)
         weight *= min(1.0, 2 * (step % term.cycle + 1) / term.cycle)
     return weight * term.every

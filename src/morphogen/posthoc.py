@@ -17,19 +17,17 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Fit
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
 from morphogen.families.base import chunks, seed_of
 from morphogen.families.vae import VAE
-from morphogen.nets.priors import PRIORS, Flow, GaussianMixture, Kernels, LocalKernels
+from morphogen.nets.priors import NEAR, PRIORS, Flow, GaussianMixture, Kernels, LocalKernels, look
 
 COMPONENTS = (1, 10, 20, 50, 100)  # of a mixture, for all labels together
 ENOUGH = 5  # codes a component must have for each latent dimension
 FLOW = {"depth": 8, "hidden": 128}
 MOST_KERNELS, WIDTHS = 5000, (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FINER = (1.0, 0.7, 0.6, 0.5, 0.42, 0.35)
-ALIKE, LOCAL_WIDTHS = 16, (1.2, 1.0, 0.9, 0.8, 0.7, 0.6)  # items most alike, of local kernels; their widths
-COARSE = 16  # pixels a side: at this size pictures are compared
+LOCAL_WIDTHS = (1.2, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6)  # of local kernels
 FLOW_STEPS, FLOW_BATCH, FLOW_CHECK = 4000, 512, 200
 
 
@@ -106,25 +104,22 @@ def fit_kernels(codes: Tensor, y: Tensor | None, heldout: Tensor, heldout_y: Ten
     )
 
 
-def fit_local(codes: Tensor, y: Tensor | None, views: Tensor, classes: int) -> LocalKernels:
+def fit_local(
+    codes: Tensor, y: Tensor | None, views: Tensor, kinds: Tensor | None, classes: int
+) -> LocalKernels:  # fmt: skip
     """Kernels on codes (N, Z), at most `MOST_KERNELS` of them, of the shape of the codes of items that look alike by
-    their views (N, V); of width 1."""
+    their views (N, V), those of the same kind (N,) above all; of width 1."""
     some = spread_over(len(codes), MOST_KERNELS)
-    prior = LocalKernels(codes.shape[1], (), classes, kernels=len(some), near=min(ALIKE + 1, len(some)))
-    prior.set_codes(codes[some], None if y is None else y[some], views[some])
+    prior = LocalKernels(codes.shape[1], (), classes, kernels=len(some), near=min(NEAR, len(some)))
+    prior.set_codes(codes[some], None if y is None else y[some], views[some], None if kinds is None else kinds[some])
     return prior
 
 
 @torch.no_grad()
 def views_of(family: VAE, raw: Tensor, codes: Tensor) -> Tensor:
-    """What says how alike raw items (N, *item) with codes (N, Z) are: pictures (N, V) at `COARSE` pixels a side, since
-    a small shift must not make the same thing another; anything else by its codes."""
-    space = family.modality.space
-    if len(space) != 3:
-        return codes
-    size = min(space[1], COARSE), min(space[2], COARSE)
-    parts = (family.modality.encode(part).float() for _, part, _ in chunks(raw, None, 500))
-    return torch.cat([adaptive_avg_pool2d(x, size).flatten(1).cpu() for x in parts])
+    """How raw items (N, *item) with codes (N, Z) `look` (N, V), a few at a time."""
+    parts = chunks(raw, None, 500)
+    return torch.cat([look(family.modality.encode(p), codes[k : k + len(p)]).cpu() for k, p, _ in parts])
 
 
 def of_width(prior: Any, width: float) -> Any:
@@ -173,15 +168,16 @@ Coded = tuple[Tensor, Tensor | None]
 
 
 def candidates(
-    family: VAE, train: Coded, heldout: Coded, views: Tensor | None, names: list[str]
+    family: VAE, train: Coded, heldout: Coded, likeness: tuple[Tensor, Tensor | None] | None, names: list[str]
 ) -> Iterator[tuple[str, dict[str, Any], Any]]:  # fmt: skip
     """(name, options, prior) of each prior that can make samples: the trained one (None), then those fitted here to
-    the codes of training items, whose `views_of` 'local' needs."""
+    the codes of training items, whose `views_of` and kinds (N,) 'local' needs."""
     if family.options.posterior == "normal" or not names:
         yield "trained", {}, None
     for name in names:
-        how = (*train, views) if name == "local" else (*train, *heldout)
-        fitted = FITS[name](*how, family.code_classes)
+        beside = likeness if name == "local" else heldout
+        assert beside is not None
+        fitted = FITS[name](*train, *beside, family.code_classes)
         for called, prior in finer(fitted) if fitted.holds_codes else [(name, fitted)]:
             yield called, options_of(name, prior), prior.requires_grad_(False).eval().to(family.device)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from morphogen.config import AugmentConfig, Section
 from morphogen.errors import UsageError
+from morphogen.nets.projected import FrozenTrunk
 
 CHUNK = 100  # items drawn at once: fixed, so that item i is a function of (seed, i) alone
 
@@ -141,6 +142,11 @@ class Family(nn.Module, ABC):
     def only_trains(self, key: str) -> bool:
         """Whether a tensor of the state, by its key, is of what only the training needs."""
         return any(key == name or key.startswith(f"{name}.") for name in self.for_training)
+
+    @property
+    def taught(self) -> FrozenTrunk | None:
+        """What looks at items as a classifier of their labels does, and must `learn` from one before the first step."""
+        return next((module for module in self.modules() if isinstance(module, FrozenTrunk)), None)
 
     def wants_heldout(self, step: int) -> bool:
         """Whether `losses` needs held-out items at this step."""

@@ -100,6 +100,21 @@ def slope_penalty(
     return spread * squared_difference(lambda x: whole(critic(x, twice)), x, noise, sigma)
 
 
+def critic_terms(
+    critic: Callable[..., Tensor], turn: Turn, real: tuple[Tensor, Tensor | None], fake: tuple[Tensor, Tensor | None],
+    options: CriticOptions, how: AugmentConfig, probability: float, spread: Tensor,
+) -> dict[str, Tensor]:  # fmt: skip
+    """A critic's own terms, of real and made items (B, *space) with their labels (B,) or None: 'critic', and those of
+    'r1' and 'r2' that count in this turn."""
+    labels = None if real[1] is None or fake[1] is None else torch.cat([real[1], fake[1]])
+    logits = judge(critic, turn, "both", torch.cat([real[0], fake[0]]), labels, how, probability).chunk(2)
+    terms = {"critic": whole(LOSSES[options.loss].discriminator(*logits))}
+    for name, (items, y) in (("r1", real), ("r2", fake)):
+        if name in turn.weights:
+            terms[name] = slope_penalty(critic, turn, name, items, y, how, probability, spread, options.difference)
+    return terms
+
+
 def whole(values: Tensor) -> Tensor:
     """One number an item (B,) out of (B,), or out of its patches (B, H', W') or heads (B, N): their mean."""
     return values if values.dim() == 1 else values.flatten(1).mean(1)

@@ -15,7 +15,7 @@ With one data set, N = 1 and without the further terms this is exactly the VAE.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -27,12 +27,7 @@ from morphogen.errors import UsageError
 from morphogen.families.augment import augment
 from morphogen.families.base import Turn, apart, chunks, seed_of
 from morphogen.families.critic import (
-    WITHOUT_SLOPE,
-    CriticOptions,
     fixed,
-    fooling,
-    judge,
-    slope_penalty,
     spread_of,
     whole,
 )
@@ -40,7 +35,6 @@ from morphogen.families.diagnosis import judged, unlike
 from morphogen.families.vae import VAE, Explanation, VAEOptions
 from morphogen.nets import ENCODERS, GUESSES, PATCH_CRITICS, PRIORS, build_network
 from morphogen.nets.whitening import MOST, WhitenedEncoder
-from morphogen.objectives.adversarial import LOSSES
 from morphogen.objectives.categorical import Categorical
 
 PROBED = 1024  # codes that the probe learns from at once
@@ -48,16 +42,15 @@ NAMED = 0.5  # the share of items that each kind of augmentation changes before 
 DOUBT = 0.1  # the share that the probe is taught to leave to all domains alike: a sure one would drive codes apart
 
 
-class CycleVAEOptions(VAEOptions, CriticOptions):
+class CycleVAEOptions(VAEOptions):
     """The `model` section of a cycle VAE's config."""
 
-    latent_dim: int = Field(default=32, ge=1, description="of the only, or the top, latent layer")
-    penalty: Literal["exact", "difference"] = "difference"
-    known_losses: ClassVar[tuple[str, ...]] = WITHOUT_SLOPE
     cycles: int | None = Field(
         default=None, ge=1, description="how often an item is encoded, by default 2, or, between domains, goes round, 1"
     )
-    critic: dict[str, Any] = Field(default_factory=dict, description="kind and options; it judges converted items")
+    critic: dict[str, Any] = Field(  # type: ignore[assignment]
+        default_factory=dict, description="kind and options; it judges converted items"
+    )
     probe: dict[str, Any] | None = Field(
         default_factory=dict, description="kind and options; it looks for the domain in codes; null for none"
     )
@@ -141,6 +134,9 @@ class CycleVAE(VAE):
         self.spread: Tensor
         self.pool_codes: Tensor
         self.pool_labels: Tensor
+
+    def _add_critic(self, own: dict[str, nn.Module]) -> None:
+        """That of converted items comes with the domains."""
 
     def _whitened(self, encoder: nn.Module, users: bool) -> WhitenedEncoder:
         """The encoder, its code whitened. UsageError for the user's own: what holds it is left as it is at the start,
@@ -277,13 +273,6 @@ class CycleVAE(VAE):
         parts = [(x[i:j], y[i:j]) for (x, y), i, j in zip(made, cut, cut[1:], strict=False) if y is not None]
         return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
-    def _adversarial(self, turn: Turn, x: Tensor, y: Tensor | None, fake: Tensor, fake_y: Tensor) -> Tensor:
-        judge_real = lambda: self._judge(turn, "real", x, y)
-        return whole(fooling(self.options.loss, judge_real, lambda: self._judge(turn, "fake", fake, fake_y)))
-
-    def _judge(self, turn: Turn, purpose: str, x: Tensor, y: Tensor | None) -> Tensor:
-        return judge(self.critic, turn, purpose, x, y, self.augment, self.numbers["augment"])
-
     def _critic_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         y, x = batch["label"], self._observed(turn, batch)
         fake, fake_y = turn.cache.pop("fake", (None, y))
@@ -291,15 +280,7 @@ class CycleVAE(VAE):
             fake_y = self._other_domain(turn, y, 0)
             with torch.no_grad():
                 fake = self.generate(self.explain(self.encoder(x, None), y, None).code, fake_y)
-        logits = self._judge(turn, "both", torch.cat([x, fake]), torch.cat([y, fake_y])).chunk(2)
-        terms = {"critic": whole(LOSSES[self.options.loss].discriminator(*logits))}
-        for name, items, item_y in (("r1", x, y), ("r2", fake, fake_y)):
-            if name in turn.weights:
-                terms[name] = slope_penalty(
-                    self.critic, turn, name, items, item_y, self.augment, self.numbers["augment"], self.spread,
-                    self.options.difference,
-                )  # fmt: skip
-        return terms
+        return self._learned(turn, (x, y), (fake, fake_y))
 
     def _probe_losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():

@@ -22,7 +22,6 @@ from morphogen.families.critic import CriticOptions, fooling, judge, slope_penal
 from morphogen.families.diagnosis import Activity, judged
 from morphogen.families.noise import NoiseOptions
 from morphogen.nets import DISCRIMINATORS, GENERATORS, build_network
-from morphogen.nets.roles import ProjectedDiscriminator
 from morphogen.objectives.adversarial import LOSSES, lack_of_diversity, pair_distance, unit_slope
 
 RATIOS = ("relativistic", "nonsaturating")
@@ -87,7 +86,7 @@ class GAN(Family):
         self.discriminator = own.get("discriminator") or build_network(
             DISCRIMINATORS, options.discriminator, space=seen, classes=classes
         )
-        if self.wants_teacher:
+        if self.taught is not None:
             self.for_training = (*GAN.for_training, "discriminator.seen", "discriminator.heads")  # type: ignore[misc]
         self.register_buffer("spread", torch.ones(()))
         self.register_buffer("distances", torch.zeros(len(_views(torch.zeros(1, *space)))))
@@ -98,14 +97,6 @@ class GAN(Family):
     @torch.no_grad()
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
         self.spread.copy_(spread_of(x))
-
-    @property
-    def wants_teacher(self) -> bool:
-        """Whether its discriminator looks at items as a classifier does, which must `teach` it before step 0."""
-        return isinstance(self.discriminator, ProjectedDiscriminator)
-
-    def teach(self, classifier: nn.Module) -> None:
-        self.discriminator.seen.learn(classifier.trunk)  # type: ignore[union-attr, operator, arg-type]
 
     def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
         return self.modality.squash(self.generator(z, y))

@@ -3,6 +3,10 @@ together, by the likelihood bound.
 
 Shapes: B batch · Z latent_dim · space (C, *S) · K classes (0: none) · U units of the KL · P likelihood channels
 An autoencoder without the random part is the same family with `posterior: point`.
+
+A critic may sharpen what the decoder makes (RAVE, Caillon & Esling 2021, its second phase): from a step on the encoder
+rests, and the decoder learns besides that the critic takes its samples, of training items' codes that are moved along
+those of items alike, for real.
 """
 
 from __future__ import annotations
@@ -15,13 +19,23 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from morphogen.config import AugmentConfig, Section, near
+from morphogen.config import AugmentConfig, near
 from morphogen.errors import UsageError
 from morphogen.families.augment import augment
 from morphogen.families.base import CHUNK, Family, Turn, chunks, rows_of_noise, seed_of
-from morphogen.families.diagnosis import Activity
-from morphogen.nets import DECODERS, ENCODERS, PRIORS, build_network
+from morphogen.families.critic import (
+    WITHOUT_SLOPE,
+    CriticOptions,
+    critic_terms,
+    fooling,
+    judge,
+    spread_of,
+    whole,
+)
+from morphogen.families.diagnosis import Activity, judged
+from morphogen.nets import DECODERS, DISCRIMINATORS, ENCODERS, PRIORS, build_network
 from morphogen.nets.ladder import LadderDecoder, Posterior
+from morphogen.nets.priors import LastCodes
 from morphogen.nets.text import SilentEncoder
 from morphogen.nets.texture import Texture
 from morphogen.objectives.categorical import Autoregressive, Categorical
@@ -39,10 +53,12 @@ from morphogen.objectives.variational import (
 FOLLOW = 0.02  # how fast the stored scale follows that of the batches
 
 
-class VAEOptions(Section):
+class VAEOptions(CriticOptions):
     """The `model` section of a VAE's config."""
 
     latent_dim: int = Field(default=32, ge=1, description="of the only, or the top, latent layer")
+    penalty: Literal["exact", "difference"] = "difference"
+    known_losses: ClassVar[tuple[str, ...]] = WITHOUT_SLOPE
     likelihood: str = Field(default="gaussian", description=", ".join(LIKELIHOODS))
     components: int = Field(default=1, ge=1, description="logistics in the mixture, for the likelihood 'logistic'")
     scale: float | None = Field(default=None, gt=0, description="of gaussian and laplace; by default the optimal one")
@@ -62,6 +78,12 @@ class VAEOptions(Section):
     prior: dict[str, Any] = Field(default_factory=dict, description="trained along: normal, mixture, vamp or flow")
     sampler: dict[str, Any] = Field(default_factory=dict, description="the prior that samples are drawn from, where"
                                     " another than the trained one was fitted and chosen at the end")  # fmt: skip
+    critic: dict[str, Any] | None = Field(
+        default=None, description="kind and options; it judges samples of moved codes, in the steps in which the term"
+        " 'adversarial' counts; there the encoder rests. null for none",
+    )  # fmt: skip
+    pool: int = Field(default=2048, ge=1, description="last codes kept, of which some are moved for the critic")
+    width: float = Field(default=0.9, gt=0, description="how far, as that of the sampler 'local'")
     texture: bool = Field(
         default=False, description="whether the grain of samples is that which was measured at the end"
     )
@@ -89,14 +111,16 @@ class Explanation:
 
 
 class VAE(Family):
-    """Terms of the only player: 'reconstruction' = −log p(x|z), 'kl', whose weight is β; or 'iwae' in place of both.
+    """Terms of the autoencoder: 'reconstruction' = −log p(x|z), 'kl', whose weight is β; or 'iwae' in place of both.
 
-    −ELBO = reconstruction + kl with weights 1 (Kingma & Welling 2014, eq. 3).
+    −ELBO = reconstruction + kl with weights 1 (Kingma & Welling 2014, eq. 3). With `critic` also 'adversarial' (items
+    of moved codes fool it), and of the discriminator 'critic', 'r1', 'r2'.
     """
 
     Options = VAEOptions
     players = {"autoencoder": ("encoder", "decoder", "prior")}  # noqa: RUF012
     terms = {"autoencoder": ("reconstruction", "kl", "iwae")}  # noqa: RUF012
+    for_training = ("critic", "last")
     averaged = ("encoder", "decoder", "prior")
     criterion = "nelbo"
     augmentations = ("off", "fixed")
@@ -131,6 +155,27 @@ class VAE(Family):
         self.latent_dim = self.ladder.latent_dim if self.ladder else top
         self.register_buffer("scale", torch.ones(()))
         self.scale: Tensor
+        self.critic: Any = None
+        self.last: LastCodes | None = None
+        self._add_critic(own)
+
+    def _add_critic(self, own: dict[str, nn.Module]) -> None:
+        """The critic of samples, where there is to be one, its player and its terms."""
+        options, space = self.options, self.modality.space
+        if options.critic is None:
+            return
+        _check_critic(options, self.density)
+        self.critic = own.get("critic") or build_network(
+            DISCRIMINATORS, {"kind": "conv", **options.critic}, space=space, classes=self.classes
+        )
+        self.last = LastCodes(self.top_dim, space, self.code_classes, kernels=options.pool, width=options.width)
+        self.numbers["pooled"] = 0
+        self.players = {**self.players, "discriminator": ("critic",)}  # type: ignore[misc]
+        autoencoder = (*self.terms["autoencoder"], "adversarial")
+        self.terms = {"autoencoder": autoencoder, "discriminator": ("critic", "r1", "r2")}  # type: ignore[misc]
+        self.criterion = "fid"  # type: ignore[misc]  # what the critic mends, the bound does not see
+        self.register_buffer("spread", torch.ones(()))
+        self.spread: Tensor
 
     def _prior(self, options: dict[str, Any]) -> Any:
         options = {"kind": "normal", **options}
@@ -152,6 +197,8 @@ class VAE(Family):
     def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
         self.scale.copy_(x.float().std() if self.options.scale is None else torch.tensor(self.options.scale))
         self.prior.prepare(x)
+        if self.critic is not None:
+            self.spread.copy_(spread_of(x.float()))
 
     # ---- from items to codes and back -----------------------------------------------------------------------------
 
@@ -224,7 +271,54 @@ class VAE(Family):
     # ---- learning -------------------------------------------------------------------------------------------------
 
     def losses(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.bound(turn, self._varied(turn, batch))[0]
+        if turn.player == "discriminator":
+            x, y = batch["a"], batch.get("label")
+            fake = turn.cache.pop("fake", None)
+            if fake is None:  # a further turn in the same step
+                with torch.no_grad():
+                    fake = self._moved(turn, len(x), y)
+            return self._learned(turn, (x, y), (fake, y))
+        terms = self.bound(turn, self._varied(turn, batch))[0]
+        if self._sharpens(turn):
+            x, y = batch["a"], batch.get("label")
+            self._keep(turn, x, y)
+            fake = self._moved(turn, len(x), y)
+            turn.cache["fake"] = fake.detach()
+            terms["adversarial"] = self._adversarial(turn, x, y, fake, y)
+        return terms
+
+    def _sharpens(self, turn: Turn) -> bool:
+        """Whether the critic has a say in this turn, and the encoder rests."""
+        return self.last is not None and "adversarial" in turn.weights
+
+    @torch.no_grad()
+    def _keep(self, turn: Turn, x: Tensor, y: Tensor | None) -> None:
+        """Put the codes of items x (B, *space), as they are, in the places of the oldest ones."""
+        assert self.last is not None
+        z = self.top(self.encoder(self.observe(x, turn.generator("kept", x.device)), y))
+        codes = z.rsample(turn.normal("kept", len(x), self.top_dim, device=x.device))
+        self.numbers["pooled"] = self.last.keep(codes, y, x, int(self.numbers["pooled"]))
+
+    def _moved(self, turn: Turn, count: int, y: Tensor | None) -> Tensor:
+        """Items (count, *space), of labels y (count,), of codes near the last ones."""
+        assert self.last is not None
+        noise = turn.normal("moved", count, self.latent_dim, device=self.device)
+        pick = turn.uniform("moved", count, device=self.device)
+        top = self.last.draw(noise[:, : self.top_dim], pick, y)
+        return self.generate(torch.cat([top, noise[:, self.top_dim :]], 1), y)
+
+    def _adversarial(self, turn: Turn, x: Tensor, y: Tensor | None, fake: Tensor, fake_y: Tensor | None) -> Tensor:
+        judge_real = lambda: self._judge(turn, "real", x, y)
+        return whole(fooling(self.options.loss, judge_real, lambda: self._judge(turn, "fake", fake, fake_y)))
+
+    def _judge(self, turn: Turn, purpose: str, x: Tensor, y: Tensor | None) -> Tensor:
+        return judge(self.critic, turn, purpose, x, y, self.augment, self.numbers.get("augment", 0.0))
+
+    def _learned(
+        self, turn: Turn, real: tuple[Tensor, Tensor | None], fake: tuple[Tensor, Tensor | None]
+    ) -> dict[str, Tensor]:
+        chance = self.numbers.get("augment", 0.0)
+        return critic_terms(self.critic, turn, real, fake, self.options, self.augment, chance, self.spread)
 
     def _varied(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch with its items changed by `augment.policy`, each kind with the chance `augment.probability`."""
@@ -240,7 +334,8 @@ class VAE(Family):
         """The terms, and what they were made of: the items observed, what the encoder gave, one explanation."""
         x, y = batch["a"], batch.get("label")
         x = self.observe(x, turn.generator("binarize", x.device))
-        encoded = self.encoder(x, y)
+        with torch.set_grad_enabled(not self._sharpens(turn)):
+            encoded = self.encoder(x, y)
         terms, found = {}, None
         if {"reconstruction", "kl"} & turn.weights.keys():
             found = self.explain(encoded, y, turn.normal("z", len(x), self.latent_dim, device=x.device))
@@ -299,7 +394,8 @@ class VAE(Family):
         self.texture.learn(torch.cat(means), torch.cat(seen))
 
     def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None) -> Tensor:
-        prior: Any = self.prior if self.sampler is None else self.sampler
+        last = self.last if self.numbers.get("pooled") and self.critic is not None else None
+        prior: Any = self.sampler or last or self.prior  # the last ones while the critic teaches
         top = prior.draw(noise[:, : self.top_dim], pick, y, self._top_of)
         return torch.cat([top, noise[:, self.top_dim :]], dim=1)
 
@@ -409,16 +505,36 @@ class VAE(Family):
         found = seen.numbers()
         if self.options.posterior == "point" or isinstance(self.encoder, SilentEncoder):
             return found  # there is no bound, or no code
+        if self.last is not None and self.numbers["pooled"]:
+            found |= self._judgements(train, heldout, seed)
         found["train_nelbo"] = self.measure(train["a"], train.get("label"), seed)["nelbo"]
         found["by_code"] = float(torch.cat(better).mean())
         drawn = [self.codes(len(x), seed_of(seed, k), y)[:, : self.top_dim] for k in ("one", "two")]
         gap = [_transport(z, drawn[0]) / drawn[0].var().clamp_min(1e-8) for z in (torch.cat(codes).cpu(), drawn[1])]
         return found | {"prior_gap": float(gap[0] - gap[1])}
 
+    def _judgements(self, train: dict[str, Tensor], heldout: dict[str, Tensor], seed: int) -> dict[str, float]:
+        """What the critic knows of training items, of held-out ones, and of samples with their labels."""
+        x, y = heldout["a"], heldout.get("label")
+        made = torch.cat(list(self.items_of(self.codes(len(x), seed, y), y)))
+        sets = (train["a"], train.get("label")), (x, y), (made, y)
+        return judged("critic", *(torch.cat([whole(self.critic(p, k)) for _, p, k in chunks(*s)]) for s in sets))
+
 
 def _transport(z: Tensor, other: Tensor) -> Tensor:
     """Mean over the units of W₂² between the marginals of two sets of codes (N, Z)."""
     return (z.sort(0).values - other.sort(0).values).square().mean()
+
+
+def _check_critic(options: VAEOptions, density: Any) -> None:
+    """UsageError for what a critic of samples cannot go with."""
+    if not getattr(density, "carries_gradient", True):
+        raise UsageError("Through text no gradient passes to the decoder: set model.critic=null.")
+    if options.posterior == "point" or options.decoder.get("kind") == "ladder" or options.latent_dim < 2:
+        raise UsageError(
+            "A critic moves codes of one random latent layer of two variables or more: with a ladder, or point codes, "
+            "set model.critic=null."
+        )
 
 
 def _check_kinds(options: VAEOptions, rank: int) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from morphogen.errors import UsageError
 from morphogen.metrics.images import batched, check_images, digest, shrink, to_unit
-from morphogen.nets.projected import PLAN, SIDE
+from morphogen.nets.projected import SIDE, plan_of
 
 VERSION = 1  # raise when network or training change: it is part of the cache key
 BATCH = 128
@@ -34,12 +34,16 @@ LEARNING_RATE = 4e-3
 
 
 class ClassifierNet(nn.Module):
-    """Five 3x3 convolutions with batch norm, a 2x2 pooling, a 64-d layer and the logits."""
+    """Five 3x3 convolutions with batch norm, a 2x2 pooling, a 64-d layer and the logits.
 
-    def __init__(self, channels: int, classes: int):
+    side: the largest, in pixels, of the images that it sees: larger ones are reduced to it.
+    """
+
+    def __init__(self, channels: int, classes: int, side: int = SIDE):
         super().__init__()
-        inputs = (channels, *(out for out, _ in PLAN))
-        blocks = (_block(i, out, stride) for i, (out, stride) in zip(inputs, PLAN, strict=False))
+        self.side, plan = side, plan_of(side)
+        inputs = (channels, *(out for out, _ in plan))
+        blocks = (_block(i, out, stride) for i, (out, stride) in zip(inputs, plan, strict=False))
         self.trunk = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten())
         # no affine: each feature has variance 1 on the training data, which gives distances their scale
         self.embed = nn.Sequential(nn.Linear(512, 64, bias=False), nn.BatchNorm1d(64, affine=False))
@@ -62,11 +66,11 @@ class ClassifierFeatures:
     """The 64 features and the class probabilities of a trained `ClassifierNet`."""
 
     name = "classifier"
-    resize = f"images above {SIDE} pixels reduced to {SIDE} by area averaging, aspect kept"
 
     def __init__(self, net: ClassifierNet, classes: list[str], accuracy: float, device: str = "cpu"):
         self.net = net.to(device).eval()
         self.classes, self.accuracy, self.device = classes, accuracy, device
+        self.resize = f"images above {net.side} pixels reduced to {net.side} by area averaging, aspect kept"
         self.see: Callable[[np.ndarray], np.ndarray] = lambda items: items  # raw items → pictures, where they are none
         self.identity = f"classifier {digest(net.state_dict())} ({100 * accuracy:.1f} % right on held-out data)"
 
@@ -85,7 +89,7 @@ class ClassifierFeatures:
         return logits.argmax(1).cpu().numpy()
 
     def _input(self, x: Tensor) -> Tensor:
-        return to_unit(shrink(x, SIDE)).contiguous(memory_format=torch.channels_last)
+        return to_unit(shrink(x, self.net.side)).contiguous(memory_format=torch.channels_last)
 
 
 def train_classifier(
@@ -99,13 +103,14 @@ def train_classifier(
     autocast: bool = False,
     device: str = "cpu",
     wide: bool = False,
+    side: int = SIDE,
 ) -> ClassifierFeatures:
     """A classifier of train_items (N, C, H, W) by labels (N,), from the cache or trained: a minute or so for MNIST.
 
     `fingerprint` names the data; the labels, shapes, seed and precision join it in the cache's key. `autocast` computes
     in bf16 while training (worth it where the processor has it); features are float32 always. `wide`: it is to know its
-    classes in other domains, too (`warped`). `UsageError` when there are fewer than two classes, or not one label per
-    item.
+    classes in other domains, too (`warped`). `side`: see `ClassifierNet`.
+    `UsageError` when there are fewer than two classes, or not one label per item.
     """
     if len(labels) != len(train_items) or len(heldout_labels) != len(heldout_items):
         raise UsageError("The classifier needs exactly one label per item; check the labels of both splits.")
@@ -116,30 +121,33 @@ def train_classifier(
     splits = ((train_items, labels), (heldout_items, heldout_labels))
     sets = [(list(items.shape), _label_hash(of)) for items, of in splits]
     key = hashlib.sha256(
-        json.dumps([VERSION, fingerprint, sets, seed, autocast, *(["wide"] * wide)]).encode()
+        json.dumps(
+            [VERSION, fingerprint, sets, seed, autocast, *(["wide"] * wide), *([side] * (side != SIDE))]
+        ).encode()
     ).hexdigest()[:24]
     path = cache_folder() / f"classifier-{key}.safetensors"
     found = _load(path, device)
     if found is not None:
         return found
-    net = _fit(check_images(train_items), targets, len(names), seed, autocast, device, wide)
+    net = _fit(check_images(train_items), targets, len(names), seed, autocast, device, wide, side)
     classes = [str(name) for name in names]
     trained = ClassifierFeatures(net, classes, 0.0, device)
     right = trained.probabilities(heldout_items).argmax(axis=1)
     accuracy = float(np.mean(names[right] == np.asarray(heldout_labels)))
-    _save(path, net, {"classes": classes, "accuracy": accuracy, "channels": int(train_items.shape[1])})
+    _save(path, net, {"classes": classes, "accuracy": accuracy, "channels": int(train_items.shape[1]), "side": side})
     return ClassifierFeatures(net, classes, accuracy, device)
 
 
 def _fit(
-    items: np.ndarray, targets: np.ndarray, classes: int, seed: int, autocast: bool, device: str, wide: bool
+    items: np.ndarray, targets: np.ndarray, classes: int, seed: int, autocast: bool, device: str, wide: bool, side: int
 ) -> ClassifierNet:
     """AdamW and one cycle of the learning rate; every draw is a function of the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = ClassifierNet(items.shape[1], classes).to(device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+        net = ClassifierNet(items.shape[1], classes, side)
+    net = net.to(device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     chunks = (torch.from_numpy(np.array(items[i : i + 4096])) for i in range(0, len(items), 4096))
-    small = torch.cat([shrink(chunk, SIDE) for chunk in chunks])
+    small = torch.cat([shrink(chunk, side) for chunk in chunks])
     wanted = torch.from_numpy(targets.astype(np.int64))
     steps = int(np.clip(EPOCHS * len(items) / BATCH, *STEPS)) * (2 if wide else 1)
     vary = warped if wide else translated
@@ -220,7 +228,7 @@ def _load(path: Path, device: str) -> ClassifierFeatures | None:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         if digest(weights) != about["digest"]:
             return None
-        net = ClassifierNet(about["channels"], len(about["classes"]))
+        net = ClassifierNet(about["channels"], len(about["classes"]), about.get("side", SIDE))
         net.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
         return None

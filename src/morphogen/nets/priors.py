@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from morphogen.nets.blocks import Block, ConditionedNoise, Space
 from morphogen.objectives.variational import Normal
@@ -337,11 +338,11 @@ class LocalKernels(OnCodes):
         self.near: Tensor
         self.thin: Tensor
 
-    def set_codes(self, codes: Tensor, y: Tensor | None, views: Tensor) -> None:
+    def set_codes(self, codes: Tensor, y: Tensor | None, views: Tensor, kinds: Tensor | None) -> None:
         """Put the kernels on codes (N, Z) with labels (N,) of items that are the more alike, the nearer their views
-        (N, V) are. Where a label has fewer than M items, an item stands in for those missing."""
+        (N, V) are, those of one kind (N,) above all."""
         self._put(codes, y)
-        self.near.copy_(most_alike(views, y, self.near.shape[1]))
+        self.near.copy_(most_alike(views, kinds, self.near.shape[1]))
         self.thin.copy_(THIN * codes.var(0).mean() + 1e-12)
 
     def _roots(self, index: Tensor) -> Tensor:
@@ -370,12 +371,62 @@ class LocalKernels(OnCodes):
         return self.centres[index] + spread
 
 
+class LastCodes(OnCodes):
+    """Local kernels on the last codes seen in training, for a decoder that is to learn while they change.
+
+    views (P, V) of their items say which are most alike, as in `LocalKernels`, whose covariance z has, but for the
+    thin part: z = zᵢ + width · Σₖ εₖ (zₖ − mean) / √(M − 1), ε normal, k over i and the M − 1 items most alike.
+    """
+
+    def __init__(self, latent_dim: int, space: Space, classes: int = 0, *, kernels: int = 2048, width: float = 0.9):
+        super().__init__(latent_dim, classes, kernels, width)
+        self.near = min(NEAR, latent_dim, kernels)
+        self.register_buffer("views", torch.zeros(kernels, look(torch.zeros(1, *space), self.centres[:1]).shape[1]))
+        self.views: Tensor
+
+    @torch.no_grad()
+    def keep(self, codes: Tensor, y: Tensor | None, x: Tensor, before: int) -> int:
+        """Put codes (B, Z) of items x (B, *space) with labels y (B,) in the places of the oldest of the `before` that
+        came so far, the first ones in all places; returns how many have come now."""
+        size, count = len(self.centres), len(codes)
+        source = torch.arange(min(count, size) if before else size, device=codes.device)
+        place = (before + source) % size
+        source = source % count
+        self.centres[place], self.views[place] = codes[source].float(), look(x, codes)[source].float()
+        if self.labels is not None and y is not None:
+            self.labels[place] = y[source]
+        return before + count
+
+    def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
+        index = self._picked(pick, y)
+        apart = torch.cdist(self.views[index], self.views, compute_mode="donot_use_mm_for_euclid_dist")
+        apart = apart.masked_fill(apart == 0, 2 * OTHER)  # the same item, which may have come more than once
+        if self.labels is not None:
+            apart = apart + OTHER * (self.labels[index, None] != self.labels)
+        near = torch.cat([index[:, None], apart.topk(self.near - 1, largest=False).indices], 1)
+        about = self.centres[near]
+        about = about - about.mean(1, keepdim=True)
+        return self.centres[index] + self.width * (noise[:, : self.near, None] * about).sum(1) / (self.near - 1) ** 0.5
+
+
+NEAR = 17  # an item and those most alike, whose codes give a kernel its shape
+COARSE = 16  # pixels a side: at this size pictures are compared
+
+
+def look(x: Tensor, codes: Tensor) -> Tensor:
+    """What says how alike items x (N, *space) with codes (N, Z) are: pictures (N, V) at `COARSE` pixels a side, since a
+    small shift must not make the same thing another; anything else by its codes."""
+    if x.dim() != 4:
+        return codes
+    return adaptive_avg_pool2d(x.float(), (min(x.shape[2], COARSE), min(x.shape[3], COARSE))).flatten(1)
+
+
 OTHER = 1e6  # a distance beyond all others, to items of another label
 
 
 def most_alike(views: Tensor, y: Tensor | None, most: int) -> Tensor:
-    """(N, most) numbers of the items whose views (N, V) are nearest to each, itself first, of its own label y (N,);
-    itself again where there are no more."""
+    """(N, most) numbers of the items whose views (N, V) are nearest to each, itself first, then those of its own label
+    y (N,), then, where these are too few, of others; itself again where there are no more."""
     found = []
     for start in range(0, len(views), 500):
         rows = torch.arange(start, min(start + 500, len(views)), device=views.device)
@@ -383,8 +434,7 @@ def most_alike(views: Tensor, y: Tensor | None, most: int) -> Tensor:
         if y is not None:
             apart = apart + OTHER * (y[rows, None] != y)
         apart[torch.arange(len(rows)), rows] = -1.0  # itself, also where another is the same
-        far, near = apart.topk(min(most, len(views)), largest=False)
-        near = torch.where(far < OTHER, near, rows[:, None])
+        near = apart.topk(min(most, len(views)), largest=False).indices
         found.append(torch.cat([near, rows[:, None].expand(-1, most - near.shape[1])], 1))
     return torch.cat(found)
 

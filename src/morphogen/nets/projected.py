@@ -15,9 +15,15 @@ from torch.nn import functional as F
 from morphogen.nets.blocks import Verdict
 from morphogen.nets.translators import fitted, reduced
 
-SIDE = 32  # pixels: what the classifiers of `metrics.classifier` reduce larger images to
+SIDE = 32  # pixels: what the classifiers of `metrics.classifier` reduce larger images to, where nothing else is said
 PLAN = ((32, 1), (32, 2), (64, 1), (64, 2), (128, 1))  # channels and stride of each of their 3x3 convolutions
+FINE = ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2))  # of those that see larger images: at 64 pixels as much work
 LOOKS = (1, 3, 4)  # after which of them a head looks
+
+
+def plan_of(side: int) -> tuple[tuple[int, int], ...]:
+    """The convolutions of a classifier that sees images of at most `side` pixels."""
+    return PLAN if side <= SIDE else FINE
 
 
 class FrozenTrunk(nn.Module):
@@ -30,15 +36,17 @@ class FrozenTrunk(nn.Module):
     def __init__(self, space: tuple[int, ...], largest: int = SIDE):
         super().__init__()
         channels, self.size = space[0], reduced((space[1], space[2]), largest)
-        for k, (out, _) in enumerate(PLAN):
+        self.largest, self.plan = largest, plan_of(largest)
+        for k, (out, _) in enumerate(self.plan):
             self.register_buffer(f"weight_{k}", torch.zeros(out, channels, 3, 3))
             self.register_buffer(f"bias_{k}", torch.zeros(out))
             channels = out
 
     @torch.no_grad()
     def learn(self, trunk: nn.Sequential) -> None:
-        """Take over a classifier's blocks of convolution without bias, batch normalisation and ReLU."""
-        for k in range(len(PLAN)):
+        """Take over the blocks of a classifier that sees images as large: convolution without bias, batch normalisation
+        and ReLU."""
+        for k in range(len(self.plan)):
             conv, norm = cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(trunk[k].children())[:2])
             assert norm.running_mean is not None
             assert norm.running_var is not None
@@ -49,7 +57,7 @@ class FrozenTrunk(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """x (B, C, H, W) in [-1, 1] → what is seen at each of LOOKS, from shallow to deep."""
         h, seen = fitted(x, self.size).contiguous(memory_format=torch.channels_last), []
-        for k, (_, stride) in enumerate(PLAN):
+        for k, (_, stride) in enumerate(self.plan):
             h = F.relu(F.conv2d(h, getattr(self, f"weight_{k}"), getattr(self, f"bias_{k}"), stride, 1))
             if k in LOOKS:
                 seen.append(h)

@@ -38,7 +38,7 @@ from morphogen.nets.blocks import (
 from morphogen.nets.frames import FrameDecoder, FrameEncoder
 from morphogen.nets.ladder import LadderDecoder, LadderEncoder
 from morphogen.nets.maps import MapDecoder, MapEncoder
-from morphogen.nets.projected import FrozenTrunk, Head
+from morphogen.nets.projected import SIDE, FrozenTrunk, Head
 from morphogen.nets.text import TEXT_DECODERS, TEXT_ENCODERS, PlacesCritic
 from morphogen.nets.translators import PatchDiscriminator
 
@@ -130,15 +130,16 @@ class ProjectedDiscriminator(ConvDiscriminator):
     """A convolutional discriminator and, while it trains, heads beside it that look at three depths of a frozen
     classifier's trunk (Sauer et al. 2021, section 3.2): then it gives a logit each (B, 1 + 3), else its own (B,).
 
-    heads: channels in each head. `seen` must learn that trunk before the first step.
+    heads: channels in each head.  side: the largest at which the classifier sees items, in pixels. `seen` must learn
+    that trunk before the first step.
     """
 
     def __init__(
         self, space: Space, classes: int = 0, *, width: int = 32, most: int = 256, features: int = 256,
-        dropout: float = 0.0, heads: int = 32,
+        dropout: float = 0.0, heads: int = 32, side: int = SIDE,
     ):  # fmt: skip
         super().__init__(space, classes, width=width, most=most, features=features, dropout=dropout)
-        self.seen = FrozenTrunk(space)
+        self.seen = FrozenTrunk(space, side)
         examples = self.seen(torch.zeros(1, *space))
         self.heads = nn.ModuleList(Head(example, classes, heads, features) for example in examples)
 
