@@ -90,11 +90,11 @@ ZOO = {
         "--set 'model.decoder={kind: frames, width: 112}' --set augment.mode=fixed --set augment.probability=0.5 "
         "--set 'augment.policy=[gain, shift, stretch]' "
         "--set 'model.critic={kind: projected, width: 24, most: 128, features: 64, side: 64}' "
-        "--set 'terms.adversarial={weight: 8000, start: 5500, warmup: 300}' --set 'terms.critic={start: 5500}' "
+        "--set 'terms.adversarial={weight: 5000, start: 5500, warmup: 300}' --set 'terms.critic={start: 5500}' "
         "--set 'terms.r1={weight: 0.00012, every: 4, start: 5500}' "
         "--set 'terms.r2={weight: 0.00012, every: 4, start: 5500}' "
         "--set 'players.discriminator={lr: 0.001, betas: [0.0, 0.99]}' "
-        "--set 'players.autoencoder={lr: 0.0005, betas: [0.5, 0.99]}' "
+        "--set 'players.autoencoder={lr: 0.0005, betas: [0.0, 0.99], clip: 10000}' "
         "--set train.evaluate_every=1000 --set train.decay_from=0.85",
         FSDD,
     ),

@@ -27,7 +27,11 @@ SHARPENED = [
 
 
 def a_vae(**options) -> VAE:
-    networks = {"encoder": {"width": 8, "features": 16}, "decoder": {"width": 8}, "critic": {"width": 8, "features": 16}}
+    networks = {
+        "encoder": {"width": 8, "features": 16},
+        "decoder": {"width": 8},
+        "critic": {"width": 8, "features": 16},
+    }
     family = VAE(Image(SPACE), VAEOptions(latent_dim=4, pool=100, **networks, **options), 0, AugmentConfig(mode="off"))
     family.prepare(torch.rand(50, *SPACE) * 2 - 1)
     return family

@@ -461,6 +461,7 @@ class Trainer:
                 getattr(self.shown, name).load_state_dict(module.state_dict())
         for name, tensor in self.family.named_buffers(recurse=False):
             getattr(self.shown, name).copy_(tensor)
+        self.shown.numbers = dict(self.family.numbers)
 
     # ---- bad updates ----------------------------------------------------------------------------------------------
 
