@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from morphogen import train
+from morphogen import api, train
+from morphogen.data import open_source, prepare
+from morphogen.domains import Data
 from morphogen.errors import UsageError
 from morphogen.families.gan import GAN, GANOptions
 from morphogen.modalities import Points
@@ -103,3 +106,14 @@ def test_a_plain_label_may_hold_a_plus():
     assert model.labels(["c++", "c"], 2).tolist() == [1, 0]
     numbered = joined_model(["1", "2"], [1, 1], "label")
     assert numbered.labels(2, 3).tolist() == [1, 1, 1]
+
+
+def test_of_a_joined_label_the_values_of_each_part_are_attributes():
+    data = prepare(open_source("builtin:digits"))
+    data.labels["half"] = np.where(np.asarray(data.labels["label"], int) < 5, "low", "high")
+    joined = data.with_label("label+half")
+    codes = torch.from_numpy(np.asarray(data.labels["label"], np.float32))[:, None].repeat(1, 3)
+    found = api.attributes(codes, Data(joined, joined, None, [], "", content="label+half"), np.arange(len(data)))
+    assert set(found) == {*"0123456789", "low", "high"}
+    low = codes[:, 0] < 5
+    assert found["low"] == pytest.approx([float(codes[low].mean() - codes[~low].mean())] * 3)

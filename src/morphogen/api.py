@@ -29,6 +29,7 @@ from morphogen.config import (
     validate,
 )
 from morphogen.data.check import facts_of
+from morphogen.data.dataset import TOGETHER
 from morphogen.description import describe
 from morphogen.domains import Data, load_data
 from morphogen.errors import MorphogenError, UsageError
@@ -487,10 +488,13 @@ def best_prior(scores: dict[str, dict[str, float]], criterion: str) -> str:
 
 
 def attributes(codes: torch.Tensor, data: Data, rows: np.ndarray) -> dict[str, list[float]]:
-    """value of a label → mean code of the items that have it − mean code of the others, both of codes (N, Z)."""
-    name = data.evaluation_label()
-    values = [] if name is None else np.asarray(data.train.labels[name], str)[rows]
-    known = sorted(set(values))
-    if not 2 <= len(known) <= MOST_ATTRIBUTES:
-        return {}
-    return {v: (codes[values == v].mean(0) - codes[values != v].mean(0)).tolist() for v in known}
+    """value of a label → mean code of the items that have it − mean code of the others, both of codes (N, Z); of
+    a label that joins several attributes, of the values of each."""
+    name, labels, found = data.evaluation_label(), data.train.labels, {}
+    parts = [] if name is None else name.split(TOGETHER)
+    for part in parts if all(part in labels for part in parts) else [str(name)]:
+        values = np.asarray(labels[part], str)[rows]
+        known = sorted(set(values))
+        if 2 <= len(known) <= MOST_ATTRIBUTES:
+            found |= {v: (codes[values == v].mean(0) - codes[values != v].mean(0)).tolist() for v in known}
+    return found

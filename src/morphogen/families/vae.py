@@ -300,12 +300,9 @@ class VAE(Family):
         self.numbers["pooled"] = self.last.keep(codes, y, x, int(self.numbers["pooled"]))
 
     def _moved(self, turn: Turn, count: int, y: Tensor | None) -> Tensor:
-        """Items (count, *space), of labels y (count,), of codes near the last ones."""
-        assert self.last is not None
+        """Samples (count, *space) of labels y (count,) for the critic: of codes near the last ones."""
         noise = turn.normal("moved", count, self.latent_dim, device=self.device)
-        pick = turn.uniform("moved", count, device=self.device)
-        top = self.last.draw(noise[:, : self.top_dim], pick, y)
-        return self.generate(torch.cat([top, noise[:, self.top_dim :]], 1), y)
+        return self.generate(self.draw(noise, turn.uniform("moved", count, device=self.device), y), y)
 
     def _adversarial(self, turn: Turn, x: Tensor, y: Tensor | None, fake: Tensor, fake_y: Tensor | None) -> Tensor:
         judge_real = lambda: self._judge(turn, "real", x, y)
@@ -394,8 +391,8 @@ class VAE(Family):
         self.texture.learn(torch.cat(means), torch.cat(seen))
 
     def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None) -> Tensor:
-        last = self.last if self.numbers.get("pooled") and self.critic is not None else None
-        prior: Any = self.sampler or last or self.prior  # the last ones while the critic teaches
+        last = self.last if self.last is not None and self.numbers["pooled"] else None
+        prior: Any = self.sampler or last or self.prior  # the last codes while the critic teaches
         top = prior.draw(noise[:, : self.top_dim], pick, y, self._top_of)
         return torch.cat([top, noise[:, self.top_dim :]], dim=1)
 
