@@ -143,6 +143,13 @@ def check_terms(config: Config, family: Family) -> None:
         for name in given:
             if name not in known:
                 raise UsageError(f"The family has no {what} '{name}'; it has {', '.join(known)}.{near(name, known)}")
+    if isinstance(family, VAE) and family.last is not None and "adversarial" in config.terms:
+        term = config.terms["adversarial"]
+        if not term.start or term.every > 1 or term.until is not None:
+            raise UsageError(
+                "While the critic teaches a VAE its encoder rests: set terms.adversarial.start to the step from which, "
+                "and neither every nor until."
+            )
     for name in family.needed:
         if name not in config.terms:
             raise UsageError(f"The config lacks terms.{name}, without which a network learns nothing; add it.")
@@ -238,6 +245,9 @@ def train(
     if config.train.steps is None:
         config.train.steps = decide_steps(config, len(items.train), lambda: trainer(copy.deepcopy(family)), spent)
         display.note(f"{config.train.steps} steps")
+    late = [name for name, term in config.terms.items() if term.weight and term.start >= config.train.steps]
+    if late:
+        raise UsageError(f"terms.{late[0]}.start is past the last step, {config.train.steps}; set a smaller one.")
     write_text(folder.config, dump_yaml(config))
     write_json(folder.facts, facts)
     loop = trainer(family)
@@ -326,6 +336,9 @@ def check_facts(folder: RunFolder, facts: dict[str, Any], going_on: bool) -> Non
 def decide_steps(config: Config, items: int, trial: Callable[[], Trainer], spent: float = 0.0) -> int:
     """The number of steps: from minutes, less those spent already, by a short trial, else from epochs, else 10,000."""
     if config.train.minutes is not None:
+        late = [name for name, term in config.terms.items() if term.start]
+        if late:
+            raise UsageError(f"terms.{late[0]}.start counts steps, so give --steps, not minutes.")
         return steps_for_minutes(trial(), max(0.1 * config.train.minutes, config.train.minutes - spent))
     if config.train.epochs is not None:
         return max(1, round(config.train.epochs * items / config.train.batch_size))
@@ -489,12 +502,13 @@ def best_prior(scores: dict[str, dict[str, float]], criterion: str) -> str:
 
 def attributes(codes: torch.Tensor, data: Data, rows: np.ndarray) -> dict[str, list[float]]:
     """value of a label → mean code of the items that have it − mean code of the others, both of codes (N, Z); of
-    a label that joins several attributes, of the values of each."""
-    name, labels, found = data.evaluation_label(), data.train.labels, {}
+    a label that joins several attributes, of the values of each, but for those that two of them have."""
+    name, labels, found, twice = data.evaluation_label(), data.train.labels, {}, set()
     parts = [] if name is None else name.split(TOGETHER)
     for part in parts if all(part in labels for part in parts) else [str(name)]:
         values = np.asarray(labels[part], str)[rows]
         known = sorted(set(values))
+        twice |= found.keys() & set(known)
         if 2 <= len(known) <= MOST_ATTRIBUTES:
             found |= {v: (codes[values == v].mean(0) - codes[values != v].mean(0)).tolist() for v in known}
-    return found
+    return {value: offset for value, offset in found.items() if value not in twice}

@@ -98,8 +98,8 @@ Kind = Literal["translation", "cutout", "color", "flip", "gain", "shift", "stret
 
 
 class AugmentConfig(Section):
-    """What the discriminator sees of real and generated items alike (DiffAugment, ADA); where it is fixed, also what a
-    VAE learns from."""
+    """What the discriminator sees of real and generated items alike (DiffAugment, ADA); where it is fixed, what a VAE
+    learns from, and its critic does not see."""
 
     mode: Literal["off", "fixed", "adaptive"] = "adaptive"
     policy: list[Kind] = ["translation", "cutout", "color"]

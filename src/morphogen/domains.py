@@ -82,13 +82,22 @@ def load_data(config: Config) -> Data:
         how = how.model_copy(update={"length": space[0]}) if len(space) == 1 else how
     data = _domain(how, config.train.seed, sound)
     data.codec, data.content = load_codec(config, data.train.item_shape), config.evaluate.content
-    data.train, data.heldout = (part.with_label(data.content) for part in (data.train, data.heldout))
     if config.family == "cycle_vae" and config.data_b is not None:
-        return _joined(data, config)
-    if config.data_b is not None and config.data_b.source != NOISE:
+        data = _joined(data, config)
+    elif config.data_b is not None and config.data_b.source != NOISE:
         data.other = _domain(config.data_b, config.train.seed, sound, data.train)
         data.paired = data.other.paired = True
+    for domain in data.domains().values():
+        domain.train, domain.heldout = (_with_content(d, config) for d in (domain.train, domain.heldout))
     return data
+
+
+def _with_content(dataset: Dataset, config: Config) -> Dataset:
+    """The items with `evaluate.content`, where it joins attributes. Only measured by, it makes them no other data."""
+    known = dataset.with_label(config.evaluate.content)
+    if known is not dataset:
+        known._fingerprint = dataset.fingerprint()
+    return known
 
 
 def _joined(a: Data, config: Config) -> Data:

@@ -97,7 +97,9 @@ def game_findings(numbers: dict[str, float], family: str, augment: float | None 
         where = "" if name == "discriminator" else name
         penalty = {"critic_a": "terms.r1_a", "critic_b": "terms.r1_b"}.get(name, "terms.r1")
         standstill = f"and the samples are no better for {numbers.get('stalled', 0):.0f} measurements"
-        mode = "set augment.mode=adaptive" if family == "gan" else "set augment.mode=fixed"
+        mode = {"gan": "set augment.mode=adaptive", "vae": "raise terms.r1.weight"}.get(
+            family, "set augment.mode=fixed"
+        )
         more = mode if augment is None else "raise augment.most"
         if known - told > BY_HEART:
             found.append(

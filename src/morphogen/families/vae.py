@@ -69,7 +69,9 @@ class VAEOptions(CriticOptions):
     )
     target_kl: float | None = Field(default=None, ge=0, description="nats the KL is held at, in place of pressing it")
     chosen_by: Literal["nelbo", "reconstruction"] = Field(
-        default="nelbo", description="held-out score that chooses the best model; a codec wants its reconstruction"
+        default="nelbo",
+        description="held-out score that chooses the best model; a codec wants its reconstruction;"
+        " with a critic the FID of samples does",
     )
     importance_samples: int = Field(default=8, ge=1, description="samples of the term 'iwae'")
     dreg: bool = Field(default=False, description="the term 'iwae' with the doubly reparameterised gradient")
@@ -82,7 +84,7 @@ class VAEOptions(CriticOptions):
         default=None, description="kind and options; it judges samples of moved codes, in the steps in which the term"
         " 'adversarial' counts; there the encoder rests. null for none",
     )  # fmt: skip
-    pool: int = Field(default=2048, ge=1, description="last codes kept, of which some are moved for the critic")
+    pool: int = Field(default=2048, ge=2, description="last codes kept, of which some are moved for the critic")
     width: float = Field(default=0.9, gt=0, description="how far, as that of the sampler 'local'")
     texture: bool = Field(
         default=False, description="whether the grain of samples is that which was measured at the end"
@@ -169,7 +171,8 @@ class VAE(Family):
             DISCRIMINATORS, {"kind": "conv", **options.critic}, space=space, classes=self.classes
         )
         self.last = LastCodes(self.top_dim, space, self.code_classes, kernels=options.pool, width=options.width)
-        self.numbers["pooled"] = 0
+        self.numbers |= {"pooled": 0, "augment": 0.0}  # the critic sees items as they are
+        self.needed = ("adversarial",)  # type: ignore[misc]
         self.players = {**self.players, "discriminator": ("critic",)}  # type: ignore[misc]
         autoencoder = (*self.terms["autoencoder"], "adversarial")
         self.terms = {"autoencoder": autoencoder, "discriminator": ("critic", "r1", "r2")}  # type: ignore[misc]
@@ -276,14 +279,14 @@ class VAE(Family):
             fake = turn.cache.pop("fake", None)
             if fake is None:  # a further turn in the same step
                 with torch.no_grad():
-                    fake = self._moved(turn, len(x), y)
-            return self._learned(turn, (x, y), (fake, y))
+                    fake = self._moved(turn, len(x), y), y
+            return self._learned(turn, (x, y), fake)
         terms = self.bound(turn, self._varied(turn, batch))[0]
         if self._sharpens(turn):
             x, y = batch["a"], batch.get("label")
             self._keep(turn, x, y)
             fake = self._moved(turn, len(x), y)
-            turn.cache["fake"] = fake.detach()
+            turn.cache["fake"] = fake.detach(), y
             terms["adversarial"] = self._adversarial(turn, x, y, fake, y)
         return terms
 
@@ -309,12 +312,12 @@ class VAE(Family):
         return whole(fooling(self.options.loss, judge_real, lambda: self._judge(turn, "fake", fake, fake_y)))
 
     def _judge(self, turn: Turn, purpose: str, x: Tensor, y: Tensor | None) -> Tensor:
-        return judge(self.critic, turn, purpose, x, y, self.augment, self.numbers.get("augment", 0.0))
+        return judge(self.critic, turn, purpose, x, y, self.augment, self.numbers["augment"])
 
     def _learned(
         self, turn: Turn, real: tuple[Tensor, Tensor | None], fake: tuple[Tensor, Tensor | None]
     ) -> dict[str, Tensor]:
-        chance = self.numbers.get("augment", 0.0)
+        chance = self.numbers["augment"]
         return critic_terms(self.critic, turn, real, fake, self.options, self.augment, chance, self.spread)
 
     def _varied(self, turn: Turn, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -527,6 +530,8 @@ def _check_critic(options: VAEOptions, density: Any) -> None:
     """UsageError for what a critic of samples cannot go with."""
     if not getattr(density, "carries_gradient", True):
         raise UsageError("Through text no gradient passes to the decoder: set model.critic=null.")
+    if options.prior.get("kind") == "vamp":
+        raise UsageError("A Vamp prior teaches the encoder, which rests under a critic: set another model.prior.kind.")
     if options.posterior == "point" or options.decoder.get("kind") == "ladder" or options.latent_dim < 2:
         raise UsageError(
             "A critic moves codes of one random latent layer of two variables or more: with a ladder, or point codes, "

@@ -399,7 +399,7 @@ class LastCodes(OnCodes):
 
     def draw(self, noise: Tensor, pick: Tensor, y: Tensor | None, encode: Encode | None = None) -> Tensor:
         index = self._picked(pick, y)
-        apart = torch.cdist(self.views[index], self.views, compute_mode="donot_use_mm_for_euclid_dist")
+        apart = torch.cdist(self.views[index], self.views, compute_mode="donot_use_mm_for_euclid_dist").double()
         apart = apart.masked_fill(apart == 0, 2 * OTHER)  # the same item, which may have come more than once
         if self.labels is not None:
             apart = apart + OTHER * (self.labels[index, None] != self.labels)
@@ -430,7 +430,7 @@ def most_alike(views: Tensor, y: Tensor | None, most: int) -> Tensor:
     found = []
     for start in range(0, len(views), 500):
         rows = torch.arange(start, min(start + 500, len(views)), device=views.device)
-        apart = torch.cdist(views[rows], views)
+        apart = torch.cdist(views[rows].double(), views.double())
         if y is not None:
             apart = apart + OTHER * (y[rows, None] != y)
         apart[torch.arange(len(rows)), rows] = -1.0  # itself, also where another is the same

@@ -35,9 +35,8 @@ class FrozenTrunk(nn.Module):
 
     def __init__(self, space: tuple[int, ...], largest: int = SIDE):
         super().__init__()
-        channels, self.size = space[0], reduced((space[1], space[2]), largest)
         self.largest = max(SIDE, min(largest, max(space[1:])))  # of small items a larger one would make no difference
-        self.plan = plan_of(self.largest)
+        channels, self.size, self.plan = space[0], reduced((space[1], space[2]), self.largest), plan_of(self.largest)
         for k, (out, _) in enumerate(self.plan):
             self.register_buffer(f"weight_{k}", torch.zeros(out, channels, 3, 3))
             self.register_buffer(f"bias_{k}", torch.zeros(out))
