@@ -20,7 +20,8 @@ from morphogen.run import load_tensors
 SPACE = (1, 16, 16)
 WEIGHTS = {"reconstruction": 1.0, "kl": 1.0, "adversarial": 5.0}
 SHARPENED = [
-    *TINY_OF["vae-image"], "model.prior={kind: mixture, components: 8}", "model.critic={kind: conv, width: 8, features: 16}", "model.pool=64",
+    *TINY_OF["vae-image"], "model.prior={kind: mixture, components: 8}",
+    "model.critic={kind: conv, width: 8, features: 16}", "model.pool=64",
     "terms.adversarial={weight: 100, start: 6, warmup: 2}", "terms.critic={start: 6}",
     "terms.r1={weight: 0.0001, every: 2, start: 6}", "players.discriminator={lr: 0.001}", "train.evaluate_every=12",
 ]  # fmt: skip
