@@ -79,7 +79,7 @@ ZOO = {
     "gan-fsdd": (
         f"morphogen train gan-audio --data {SPOKEN} {TAKES} --set data.label=digit+speaker --steps 6500 "
         "--set model.latent_dim=32 --set 'model.generator={kind: conv, width: 48, most: 128}' "
-        "--set 'model.discriminator={kind: projected, width: 24, most: 128, features: 64, side: 64}' "
+        "--set 'model.discriminator={kind: projected, width: 24, most: 128, features: 64}' "
         f"--set train.evaluate_every=500 {SHORT}",
         FSDD,
     ),
