@@ -17,7 +17,7 @@ from morphogen.nets.translators import fitted, reduced
 
 SIDE = 32  # pixels: what the classifiers of `metrics.classifier` reduce larger images to, where nothing else is said
 PLAN = ((32, 1), (32, 2), (64, 1), (64, 2), (128, 1))  # channels and stride of each of their 3x3 convolutions
-FINE = ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2))  # of those that see larger images: at 64 pixels as much work
+FINE = ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2))  # of those that see larger images: halved at once
 LOOKS = (1, 3, 4)  # after which of them a head looks
 
 
