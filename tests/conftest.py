@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from morphogen.loop import Stopped, Trainer
+from morphogen.run import load_tensors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -63,6 +65,17 @@ TINY_OF = {
     ],
 }  # fmt: skip
 """The same for every recipe on pictures."""
+
+
+def final_state(out: Path, step: int = 40) -> dict[str, torch.Tensor]:
+    """Everything that the checkpoint of a run at a step holds."""
+    return load_tensors(out / "checkpoints" / f"step-{step:08d}" / "state.safetensors")
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import TINY_OF, stopping_after
+from conftest import TINY_OF, assert_same, final_state, stopping_after
 
 from morphogen import api, load
 from morphogen.config import AugmentConfig
@@ -175,10 +175,8 @@ def test_stopped_in_the_critics_phase_and_resumed_equals_never_stopped(tmp_path,
     with stopping_after(monkeypatch, 9):
         begin("cut")
     begin("cut")
-    whole, cut = (load_tensors(tmp_path / name / "checkpoints" / "step-00000012" / "state.safetensors")
-                  for name in ("whole", "cut"))  # fmt: skip
-    assert whole.keys() == cut.keys()
-    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    whole = final_state(tmp_path / "whole", 12)
+    assert_same(final_state(tmp_path / "cut", 12), whole)
     assert whole["family.last.centres"].abs().sum() > 0
     kept = load_tensors(tmp_path / "whole" / "model" / "weights.safetensors")
     assert not [key for key in kept if key.startswith(("critic", "last"))]
@@ -192,5 +190,5 @@ def test_a_vaes_critic_can_see_by_a_classifier_of_an_attribute_the_model_is_not_
     settings = [*SHARPENED, "model.critic={kind: projected, width: 8, features: 16, heads: 4, side: 64}",
                 "evaluate.content=label"]  # fmt: skip
     run = api.train("vae-image", "builtin:digits", out=tmp_path / "run", steps=8, settings=settings)
-    state = load_tensors(run.path / "checkpoints" / "step-00000008" / "state.safetensors")
+    state = final_state(run.path, 8)
     assert [key for key, value in state.items() if "critic.seen.weight_0" in key and value.abs().sum() > 0]

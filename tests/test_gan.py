@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, stopping_after
+from conftest import TINY, assert_same, final_state, stopping_after
 from torch import Tensor, nn
 
 from morphogen import api, load
@@ -88,7 +88,7 @@ def test_a_projected_discriminator_is_taught_trained_and_loaded(tmp_path):
     assert model.family.discriminator.train()(x, torch.arange(3)).shape == (3, 1 + len(LOOKS))
     kept = load_tensors(tmp_path / "run" / "model" / "weights.safetensors")
     assert not [key for key in kept if "heads" in key or "seen" in key]  # a model is as small as without
-    state = load_tensors(tmp_path / "run" / "checkpoints" / "step-00000006" / "state.safetensors")
+    state = final_state(tmp_path / "run", 6)
     assert [key for key, value in state.items() if "seen.weight_0" in key and value.abs().sum() > 0]
 
 
@@ -100,11 +100,9 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path, monkeypatch):
     with stopping_after(monkeypatch, 5):
         begin("cut")
     begin("cut")
-    whole, cut = (load_tensors(tmp_path / name / "checkpoints" / "step-00000012" / "state.safetensors")
-                  for name in ("whole", "cut"))  # fmt: skip
+    whole = final_state(tmp_path / "whole", 12)
     assert whole["family.distances"].min() > 0
-    assert whole.keys() == cut.keys()
-    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    assert_same(final_state(tmp_path / "cut", 12), whole)
 
 
 class OwnDiscriminator(nn.Module):

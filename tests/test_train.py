@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TINY_OF, stopping_after
+from conftest import TINY, TINY_OF, assert_same, final_state, stopping_after
 
 from morphogen import api, precision
 from morphogen.config import PlayerConfig, TermConfig, TrainConfig
@@ -40,16 +40,6 @@ def settings_of(recipe: str) -> list[str]:
 def run(out: Path, steps: int = 40, settings: list[str] | None = None, recipe: str = "gan-image", **more) -> api.Run:
     settings = [*settings_of(recipe), *(settings or [])]
     return api.train(recipe, "builtin:digits", out=out, steps=steps, settings=settings, **more)
-
-
-def final_state(out: Path, step: int = 40) -> dict[str, torch.Tensor]:
-    return load_tensors(out / "checkpoints" / f"step-{step:08d}" / "state.safetensors")
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    for key in a:
-        assert torch.equal(a[key], b[key]), key
 
 
 @pytest.fixture(scope="module")

@@ -163,6 +163,13 @@ def check_terms(config: Config, family: Family) -> None:
             )
 
 
+def check_starts(config: Config, steps: int) -> None:
+    """UsageError for a term that would begin after the last of so many steps."""
+    late = [name for name, term in config.terms.items() if term.weight and term.start >= steps]
+    if late:
+        raise UsageError(f"terms.{late[0]}.start is past the last step, {steps}; set a smaller one.")
+
+
 def train(
     recipe: str = "gan-image",
     data: str | None = None,
@@ -245,9 +252,7 @@ def train(
     if config.train.steps is None:
         config.train.steps = decide_steps(config, len(items.train), lambda: trainer(copy.deepcopy(family)), spent)
         display.note(f"{config.train.steps} steps")
-    late = [name for name, term in config.terms.items() if term.weight and term.start >= config.train.steps]
-    if late:
-        raise UsageError(f"terms.{late[0]}.start is past the last step, {config.train.steps}; set a smaller one.")
+    check_starts(config, config.train.steps)
     write_text(folder.config, dump_yaml(config))
     write_json(folder.facts, facts)
     loop = trainer(family)

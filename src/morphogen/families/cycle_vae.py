@@ -28,7 +28,6 @@ from morphogen.families.augment import augment
 from morphogen.families.base import Turn, apart, chunks, seed_of
 from morphogen.families.critic import (
     fixed,
-    spread_of,
     whole,
 )
 from morphogen.families.diagnosis import judged, unlike
@@ -168,11 +167,6 @@ class CycleVAE(VAE):
             terms["autoencoder"] = tuple(name for name in terms["autoencoder"] if name not in without)
             self.terms = terms  # type: ignore[misc]
         return judged, probed
-
-    @torch.no_grad()
-    def prepare(self, x: Tensor, b: Tensor | None = None) -> None:
-        super().prepare(x)
-        self.spread.copy_(spread_of(x.float()))
 
     # ---- learning -------------------------------------------------------------------------------------------------
 
